@@ -1,0 +1,1 @@
+"""Where a job runs. Knows jobs, not learning."""

@@ -1,0 +1,43 @@
+"""What an evaluation computes. Its digest names its outcome file, so a stronger attack later never retrains."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from training.registry import nearest
+from training.spec import AttackSpec, Part, digest_of
+
+ATTACKS = ("pgd", "autoattack", "apgd-ce", "apgd-t", "fab-t", "square")
+EVALUATION = 1  # raise when the meaning of an evaluation changes
+
+
+class EvaluationSpec(Part):
+    """Attacks on one checkpoint of a trial, on the first ``images`` test images, in the trial's threat model.
+
+    ``pgd`` is PGD on cross-entropy, ``pgd_steps`` steps of eps / 4 from a random start; ``autoattack`` is the
+    standard ensemble; its members can be asked for one by one. Batch size is part of the digest because
+    AutoAttack's library reseeds per batch.
+    """
+
+    attacks: tuple[str, ...] = ("autoattack",)
+    checkpoint: Literal["best", "last"] = "best"
+    images: int | None = Field(None, ge=1, description="default: all test images")
+    batch_size: int = Field(500, ge=1)
+    pgd_steps: int = Field(20, ge=1)
+
+    @field_validator("attacks")
+    @classmethod
+    def _known(cls, attacks: tuple[str, ...]) -> tuple[str, ...]:
+        for name in attacks:
+            if name not in ATTACKS:
+                raise ValueError(f"no attack '{name}'{nearest(name, ATTACKS)}; there are: {', '.join(ATTACKS)}")
+        if not attacks:
+            raise ValueError("name at least one attack")
+        return attacks
+
+    def digest(self, threat: AttackSpec) -> str:
+        """16 hexadecimal digits: this evaluation under this threat model (norm and eps)."""
+        facts = self.model_dump(mode="json") | {"norm": threat.norm, "eps": threat.eps}
+        return digest_of(facts | {"evaluation": EVALUATION})

@@ -1,0 +1,1 @@
+"""A sweep: search space, scheduler, trials, tracking, report and the command line."""

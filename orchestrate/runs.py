@@ -1,0 +1,195 @@
+"""The folder that everything is kept in, and the paths inside it. One directory per trial is the interface.
+
+::
+
+    RUNS/                                   --runs, PARAPET_RUNS, or ./runs
+      mlflow.db, mlartifacts/               the default store (MLFLOW_TRACKING_URI wins)
+      sweeps/NAME/                          sweep.yaml, ledger.jsonl, relay cursors, report/
+      trials/KEY/
+        spec.yaml                           the resolved spec
+        evaluations/EVAL.yaml               each evaluation that some sweep wants of this trial
+        job.json                            only the submitter: an intent with a nonce, then the handle
+        live.lock                           held by the process that trains, for as long as it lives
+        stop                                a request to end: {"why": "cancelled" | "pruned" | "stopped"}
+        events/N.jsonl                      attempt N, append-only
+        checkpoints/                        last.pt, previous.pt, best.pt
+        outcomes/EVAL.parquet               per-image verdicts
+        log/N.txt                           what attempt N printed
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training.errors import UserError
+from training.spec import TrialSpec
+
+
+@dataclass(frozen=True)
+class TrialDir:
+    """The directory of one trial."""
+
+    path: Path
+
+    @property
+    def key(self) -> str:
+        return self.path.name
+
+    @property
+    def spec_file(self) -> Path:
+        return self.path / "spec.yaml"
+
+    @property
+    def job_file(self) -> Path:
+        return self.path / "job.json"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / "live.lock"
+
+    @property
+    def stop_file(self) -> Path:
+        return self.path / "stop"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def outcomes(self) -> Path:
+        return self.path / "outcomes"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "log"
+
+    def evaluation_file(self, digest: str) -> Path:
+        return self.path / "evaluations" / f"{digest}.yaml"
+
+    def outcome_file(self, digest: str) -> Path:
+        return self.outcomes / f"{digest}.parquet"
+
+    def create(self, spec: TrialSpec) -> None:
+        """Write the resolved spec, once; a second sweep that wants the same trial finds it there."""
+        if not self.spec_file.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.spec_file, yaml.safe_dump(spec.dump(), sort_keys=False))
+
+    def spec(self) -> TrialSpec:
+        """The resolved spec. Raises UserError when there is none."""
+        try:
+            return TrialSpec.model_validate(yaml.safe_load(self.spec_file.read_text()))
+        except FileNotFoundError:
+            raise UserError(f"{self.spec_file}: there is no such trial") from None
+
+
+@dataclass(frozen=True)
+class SweepDir:
+    """The directory of one sweep."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def sweep_file(self) -> Path:
+        return self.path / "sweep.yaml"
+
+    @property
+    def ledger_file(self) -> Path:
+        return self.path / "ledger.jsonl"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / "live.lock"
+
+    @property
+    def stop_file(self) -> Path:
+        return self.path / "stop"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All trials and sweeps of one store."""
+
+    path: Path
+
+    def trial(self, key: str) -> TrialDir:
+        return TrialDir(self.path / "trials" / key)
+
+    def sweep(self, name: str) -> SweepDir:
+        return SweepDir(self.path / "sweeps" / name)
+
+    def trials(self) -> Iterator[TrialDir]:
+        """Every trial that has a spec, by key."""
+        for spec in sorted((self.path / "trials").glob("*/spec.yaml")):
+            yield TrialDir(spec.parent)
+
+    def sweeps(self) -> Iterator[SweepDir]:
+        """Every sweep, by name."""
+        for file in sorted((self.path / "sweeps").glob("*/sweep.yaml")):
+            yield SweepDir(file.parent)
+
+    def find(self, prefix: str) -> TrialDir:
+        """The one trial whose key begins with ``prefix``; UserError when there is none or more than one."""
+        found = [t for t in self.trials() if t.key.startswith(prefix)]
+        if len(found) != 1:
+            many = f"{len(found)} trials begin with" if found else "there is no trial"
+            raise UserError(f"{self.path}: {many} '{prefix}' (parapet ls shows them)")
+        return found[0]
+
+
+def locate(given: str | None) -> Runs:
+    """The store: ``--runs``, else PARAPET_RUNS, else ``./runs``, as an absolute path.
+
+    Inside a Ray job a relative path is refused: the working directory there is a copy that goes away.
+    """
+    text = given or os.environ.get("PARAPET_RUNS") or "runs"
+    path = Path(text).expanduser()
+    if not path.is_absolute() and os.environ.get("RAY_JOB_ID") and os.environ.get("RAY_ADDRESS"):
+        raise UserError(
+            f"--runs: '{text}' is relative, and inside a Ray job the working directory is a copy that goes"
+            " away; give an absolute path (--runs or PARAPET_RUNS)"
+        )
+    return Runs(path.resolve())
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old text or the new, never half."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    with draft.open("w") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(file)
+
+
+def read_yaml(file: Path) -> Any:
+    """The content of a YAML file; UserError naming file, line and column when it is malformed."""
+    try:
+        return yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{file}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
+        raise UserError(f"{file}:{where} malformed YAML: {getattr(error, 'problem', error)}") from None

@@ -1,0 +1,93 @@
+"""Named things that a spec can ask for (recipes, modifiers, models, schedules), and their parameters.
+
+A registered thing is a plain function. Its keyword-only parameters are what a spec may set; their annotations
+are how a value is checked and their defaults are the only place where a default lives.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from training.errors import UserError
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for a misspelt word, or an empty string when nothing is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered function: what it builds, where it comes from, and the parameters a spec may set."""
+
+    name: str
+    build: Callable[..., Any]
+    source: str = ""
+    helpers: tuple[str, ...] = ()
+    parameters: Mapping[str, inspect.Parameter] = field(default_factory=dict)
+    hints: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (inspect.getdoc(self.build) or "").partition("\n")[0]
+
+    def resolve(self, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Every parameter with its checked value, defaults filled in.
+
+        ``where`` is the dotted path of the thing in the user's file, for messages. Raises UserError.
+        """
+        for name in given:
+            if name not in self.parameters:
+                hint = nearest(name, self.parameters)
+                known = ", ".join(self.parameters) or "none"
+                raise UserError(f"{where}.{name}: '{self.name}' has no such parameter{hint}; it has: {known}")
+        values = {}
+        for name, parameter in self.parameters.items():
+            value = given.get(name, parameter.default)
+            if value is inspect.Parameter.empty:
+                raise UserError(f"{where}.{name}: '{self.name}' needs this parameter")
+            try:
+                values[name] = TypeAdapter(self.hints[name]).validate_python(value)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise UserError(f"{where}.{name}: {first['msg'].lower()}, got {value!r}") from None
+        return values
+
+
+class Registry:
+    """All things of one kind (``what`` is its singular noun), by name."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.entries: dict[str, Entry] = {}
+
+    def register(
+        self, name: str, *, source: str = "", helpers: tuple[str, ...] = ()
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Decorator. The function stays as it was."""
+
+        def enter(build: Callable[..., Any]) -> Callable[..., Any]:
+            assert name not in self.entries, f"{self.what} '{name}' is registered twice"
+            hints = get_type_hints(build, include_extras=True)
+            parameters = {
+                p.name: p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY
+            }
+            self.entries[name] = Entry(name, build, source, helpers, parameters, hints)
+            return build
+
+        return enter
+
+    def get(self, name: str, where: str) -> Entry:
+        """The entry of that name; UserError with the nearest right name when there is none."""
+        if name not in self.entries:
+            hint = nearest(name, self.entries)
+            raise UserError(f"{where}: no {self.what} '{name}'{hint}; there are: {', '.join(self.entries)}")
+        return self.entries[name]
