@@ -10,3 +10,11 @@ class UserError(ValueError):
 
 class Diverged(RuntimeError):
     """Training produced a loss or a weight that is not a finite number; the trial ends as failed."""
+
+
+class Stopped(RuntimeError):
+    """Work ended early because it was asked to; ``why`` is ``signal``, ``cancelled``, ``pruned`` or ``time``."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
