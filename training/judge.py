@@ -1,0 +1,54 @@
+"""How an epoch is judged: clean and PGD-20 accuracy on held-out images."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from training.data import Images
+from training.randomness import seed_of
+from training.spec import TrialSpec
+from training.stages import PGD, searching
+from training.terms import CE
+from training.threat import ball
+from training.views import Forward, Moment, Views
+
+STEPS = 20  # PGD on cross-entropy from a uniform start, steps of eps / 4 (Rice et al. 2020 select this way)
+BATCH = 512
+
+
+class Judge:
+    """Measures a network on the images that selection looks at."""
+
+    def __init__(
+        self, spec: TrialSpec, held_out: Images, classes: int, device: torch.device, forward: Forward
+    ) -> None:
+        self.seed, self.forward, self.device = seed_of(spec.seed, "validation"), forward, device
+        self.images = held_out.images.to(device)
+        self.labels = held_out.labels.to(device)
+        self.classes = classes
+        self.form = torch.channels_last if spec.train.channels_last else torch.contiguous_format
+        self.search = PGD(ball(spec.attack), CE("adv"), STEPS, spec.attack.eps / 4, "uniform", "eval")
+
+    def __call__(self, network: nn.Module, epoch: int) -> dict[str, float]:
+        """``val/clean`` and ``val/robust``: shares of held-out images that the network gets right, in [0, 1]."""
+        clean = torch.zeros((), device=self.device)
+        robust = torch.zeros((), device=self.device)
+        with searching(network, "eval"):
+            for i, (images, labels) in enumerate(
+                zip(self.images.split(BATCH), self.labels.split(BATCH), strict=True)
+            ):
+                x = images.float().div(255).contiguous(memory_format=self.form)
+                label = torch.nn.functional.one_hot(labels, self.classes).to(x.dtype)
+                now = Moment(epoch, i, len(self.images), epoch + 1)
+                views = Views(
+                    {"student": network}, {"clean": x}, {"label": label}, now, self.forward, self.seed
+                )
+                with torch.no_grad():
+                    right = views.logits("clean").argmax(1) == labels
+                    clean += right.sum()
+                views = self.search(views)
+                with torch.no_grad():
+                    robust += (right & (views.logits("adv").argmax(1) == labels)).sum()
+        count = len(self.labels)
+        return {"val/clean": float(clean) / count, "val/robust": float(robust) / count}

@@ -1,0 +1,89 @@
+"""From what a user wrote to a spec with every default filled in; and what follows from a resolved spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from training.models import MODELS
+from training.recipes import MODIFIERS, RECIPES, build
+from training.schedules import SCHEDULES
+from training.spec import Choice, TrialSpec
+from training.stages import PGD
+
+VALIDATION_STEPS = 20  # PGD steps when an epoch is judged; the step is eps / 4
+
+
+def resolve(spec: TrialSpec, where: str = "spec") -> TrialSpec:
+    """The spec with the parameters of its method, modifiers, model and schedule checked and filled in.
+
+    Raises:
+        UserError: naming ``where`` and the field.
+    """
+    at = f"{where}." if where else ""
+    recipe = RECIPES.get(spec.method.name, f"{at}method.name")
+    modifiers = {
+        name: MODIFIERS.get(name, f"{at}method.with").resolve(given, f"{at}method.with.{name}")
+        for name, given in spec.method.with_.items()
+    }
+    method = {"name": spec.method.name, "with": modifiers} | recipe.resolve(
+        spec.method.parameters, f"{at}method"
+    )
+    facts = spec.dump() | {"method": method}
+    model = MODELS.get(spec.model.name, f"{at}model.name")
+    facts["model"] = {"name": spec.model.name} | model.resolve(spec.model.parameters, f"{at}model")
+    schedule: Choice = spec.train.schedule
+    entry = SCHEDULES.get(schedule.name, f"{at}train.schedule.name")
+    facts["train"]["schedule"] = {"name": schedule.name} | entry.resolve(
+        schedule.parameters, f"{at}train.schedule"
+    )
+    resolved = TrialSpec.model_validate(facts)
+    return TrialSpec.model_validate(resolved.dump())  # tuples as JSON writes them: one form, one key
+
+
+def formula(spec: TrialSpec) -> str:
+    """The loss of a resolved spec as people write it."""
+    return build(spec.method, spec.attack).formula
+
+
+def needed_helpers(spec: TrialSpec) -> tuple[str, ...]:
+    """Names of the trained networks that the method of a resolved spec reads."""
+    guides = build(spec.method, spec.attack).guides.values()
+    return tuple(guide.helper for guide in guides if hasattr(guide, "helper"))
+
+
+def helper_spec(spec: TrialSpec, name: str, overrides: Mapping[str, Any]) -> TrialSpec:
+    """The trial of a helper network (not yet resolved).
+
+    Standard training with the trial's own data, model, recipe and threat model, but always seed 0, so that trials
+    which differ only in seed or method share one helper. ``overrides`` is laid over that.
+    """
+    facts = spec.dump() | {"method": {"name": name}, "helpers": {}, "seed": 0}
+    return TrialSpec.model_validate(overlay(facts, overrides))
+
+
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries, ``over`` on top. Naming another method, model or schedule drops the old one's parameters."""
+    merged = dict(base)
+    for name, given in over.items():
+        below = merged.get(name)
+        if isinstance(given, Mapping) and isinstance(below, Mapping):
+            renamed = "name" in given and given["name"] != below.get("name")
+            merged[name] = dict(given) if renamed and name != "data" else overlay(below, given)
+        else:
+            merged[name] = given
+    return merged
+
+
+def cost(spec: TrialSpec, images: int) -> float:
+    """Network passes of one whole training on ``images`` training images, in millions of images.
+
+    A forward counts one, a backward two, a gradient with respect to the input alone one.
+    """
+    method = build(spec.method, spec.attack)
+    points = {at for _, term in method.objective.terms for at in term.reads}
+    search = sum(2 * stage.steps + 1 for stage in method.stages if isinstance(stage, PGD))
+    step = search + 3 * len(points) + len(method.guides)
+    share = 1.0 if spec.selection == "test" else 1 - spec.data.val
+    judged = (1 - share) * (2 * VALIDATION_STEPS + 1) / spec.train.validate_every
+    return spec.train.epochs * images * (share * step + judged) / 1e6

@@ -1,0 +1,75 @@
+"""Threat models: balls around an image. Pixels are in [0, 1], and so is every radius (8/255, not 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from training.spec import AttackSpec
+
+
+class Ball(Protocol):
+    """What an attacker may do to an image."""
+
+    @property
+    def eps(self) -> float:
+        """Radius in pixel units."""
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """The nearest images to ``x_adv`` [N, C, H, W] in the ball around ``x`` and in [0, 1]."""
+
+    def direction(self, grad: Tensor) -> Tensor:
+        """The unit step of steepest ascent for a gradient [N, C, H, W]."""
+
+    def noise(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """A uniform draw from the ball around zero, shaped like ``x``."""
+
+
+@dataclass(frozen=True)
+class Linf:
+    """No pixel moves by more than ``eps``."""
+
+    eps: float
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        return torch.clamp(x_adv, (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1))
+
+    def direction(self, grad: Tensor) -> Tensor:
+        return grad.sign()
+
+    def noise(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.empty_like(x).uniform_(-self.eps, self.eps, generator=generator)
+
+
+@dataclass(frozen=True)
+class L2:
+    """No image moves by more than ``eps`` in Euclidean norm over all its pixels and channels."""
+
+    eps: float
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        # Clipping to [0, 1] moves every pixel towards x, which lies there, so it cannot leave the ball again.
+        move = x_adv - x
+        return (x + move * (self.eps / _norms(move)).clamp(max=1)).clamp(0, 1)
+
+    def direction(self, grad: Tensor) -> Tensor:
+        return grad / _norms(grad)
+
+    def noise(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        # A Gaussian direction, and a radius whose d-th power is uniform, fill the ball evenly.
+        towards = self.direction(torch.empty_like(x).normal_(generator=generator))
+        share = torch.empty(len(x), 1, 1, 1, device=x.device, dtype=x.dtype).uniform_(generator=generator)
+        return self.eps * share ** (1 / x[0].numel()) * towards
+
+
+def _norms(x: Tensor) -> Tensor:
+    """Euclidean norm of every image, [N, 1, 1, 1], never zero."""
+    return x.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
+
+
+def ball(attack: AttackSpec) -> Ball:
+    """The ball that a spec names."""
+    return {"linf": Linf, "l2": L2}[attack.norm](attack.eps)
