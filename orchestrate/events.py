@@ -1,8 +1,8 @@
 """What the process that trains tells the world: numbered, append-only files of JSON lines.
 
-Attempt N writes ``events/N.jsonl``. The first event of attempt N + 1 says how many lines of attempt N count, so
-that what a process believed dead writes later is ignored; a line without its newline never counts. An epoch that
-a resumed attempt replays counts once, the first time.
+Attempt N writes ``events/N.jsonl``. The first event of attempt N + 1 says how many lines of attempt N
+count, so that what a process believed dead writes later is ignored; a line without its newline never counts.
+An epoch that a resumed attempt replays counts once, the first time.
 
 Every line holds ``event`` and ``t`` (milliseconds since 1970, the only timestamp a relay may use):
 
@@ -34,7 +34,7 @@ Event = dict[str, Any]
 
 
 class EventWriter:
-    """Appends the events of one attempt. Each line reaches the file whole (one ``write`` call) before it returns."""
+    """Appends the events of one attempt; each line reaches the file whole (one ``write`` call)."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,35 +66,77 @@ def count_lines(file: Path) -> int:
 
 def read(folder: Path) -> Iterator[Event]:
     """Every event that counts, over all attempts, in order; repeated epochs are left out."""
-    numbers = attempts(folder)
-    epochs: set[int] = set()
-    parsed = {n: _lines(folder / f"{n}.jsonl") for n in numbers}
-    for n, after in zip(numbers, [*numbers[1:], None], strict=True):
-        events = parsed[n]
-        if after is not None and parsed[after]:
-            events = events[: parsed[after][0].get("previous_lines", len(events))]
-        for event in events:
-            if event["event"] == "epoch":
-                if event["epoch"] in epochs:
-                    continue
-                epochs.add(event["epoch"])
-            yield event
+    yield from Follower(folder).new()
 
 
-def _lines(file: Path) -> list[Event]:
-    *whole, _ = file.read_bytes().split(b"\n")
-    events = []
-    for line in whole:
-        try:
-            events.append(json.loads(line))
-        except ValueError:  # a torn line that a later writer ended: it never counted
-            continue
-    return events
+class Follower:
+    """Reads the events that count as they come: each call of ``new`` returns what the calls before did not.
+
+    Cheap when nothing is new (a listing and an empty read), so that hundreds of trials can be followed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._attempt = 0
+        self._offset = 0  # bytes of the attempt's file that were read
+        self._lines = 0  # and the lines in them
+        self._epochs: set[int] = set()
+
+    def new(self) -> list[Event]:
+        """The events that came since the last call. A folder that is not there yet has none."""
+        found: list[Event] = []
+        later = [n for n in attempts(self.folder) if n > self._attempt]
+        for n in later:
+            first = _first_line(self.folder / f"{n}.jsonl")
+            if first is None:  # not begun yet: it says nothing about the attempt before it
+                continue
+            adjacent = n == self._attempt + 1
+            found += self._advance(first.get("previous_lines") if adjacent else None)
+            self._attempt, self._offset, self._lines = n, 0, 0
+        return found + self._advance(None)
+
+    def _advance(self, limit: int | None) -> list[Event]:
+        """Read on in the present attempt, up to its line number ``limit``."""
+        if not self._attempt:
+            return []
+        with (self.folder / f"{self._attempt}.jsonl").open("rb") as file:
+            file.seek(self._offset)
+            *whole, _ = file.read().split(b"\n")
+        self._offset += sum(len(line) + 1 for line in whole)
+        if limit is not None:
+            whole = whole[: max(0, limit - self._lines)]
+        self._lines += len(whole)
+        return [event for line in whole if (event := _parse(line)) and not self._repeats(event)]
+
+    def _repeats(self, event: Event) -> bool:
+        if event["event"] != "epoch":
+            return False
+        known = event["epoch"] in self._epochs
+        self._epochs.add(event["epoch"])
+        return known
+
+
+def _first_line(file: Path) -> Event | None:
+    with file.open("rb") as lines:
+        line = lines.readline()
+    return _parse(line) if line.endswith(b"\n") else None
+
+
+def _parse(line: bytes) -> Event | None:
+    """The event on a line; None for a torn line that a later write ended: it never counted."""
+    try:
+        event: Event = json.loads(line)
+    except ValueError:
+        return None
+    return event
 
 
 @dataclass
 class Story:
-    """A trial as its events tell it. ``state`` is the last of planned, running, trained, finished, stopped, failed."""
+    """A trial as its events tell it.
+
+    ``state`` is the last of planned, running, trained, finished, stopped, failed.
+    """
 
     state: str = "planned"
     attempt: int = 0
@@ -106,6 +148,28 @@ class Story:
     first_t: int | None = None
     last_t: int | None = None
 
+    def tell(self, event: Event) -> None:
+        """Go on with the next event."""
+        self.first_t = self.first_t or event["t"]
+        self.last_t = event["t"]
+        match event["event"]:
+            case "started":
+                self.state, self.attempt, self.failure = "running", event["attempt"], None
+            case "epoch":
+                self.epochs.append(event)
+            case "trained":
+                self.trained, self.state = event, "trained"
+            case "evaluating":
+                self.evaluating = event
+            case "evaluated":
+                self.evaluated[event["evaluation"]] = event
+            case "finished":
+                self.state = "finished"
+            case "stopped":
+                self.state = "stopped"
+            case "failed":
+                self.state, self.failure = "failed", event
+
     def complete(self, wanted: Mapping[str, Any] | tuple[str, ...] | list[str] = ()) -> bool:
         """Trained, and every wanted evaluation is there."""
         return self.trained is not None and all(digest in self.evaluated for digest in wanted)
@@ -115,23 +179,5 @@ def story(folder: Path) -> Story:
     """Fold the events of one trial."""
     told = Story()
     for event in read(folder):
-        told.first_t = told.first_t or event["t"]
-        told.last_t = event["t"]
-        match event["event"]:
-            case "started":
-                told.state, told.attempt, told.failure = "running", event["attempt"], None
-            case "epoch":
-                told.epochs.append(event)
-            case "trained":
-                told.trained, told.state = event, "trained"
-            case "evaluating":
-                told.evaluating = event
-            case "evaluated":
-                told.evaluated[event["evaluation"]] = event
-            case "finished":
-                told.state = "finished"
-            case "stopped":
-                told.state = "stopped"
-            case "failed":
-                told.state, told.failure = "failed", event
+        told.tell(event)
     return told

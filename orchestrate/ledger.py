@@ -3,7 +3,7 @@
 Two kinds of line::
 
     {"row": 3, "t": ..., "role": "trial", "config": {"trial": 1, "method.beta": 3.0}, "seed": 0,
-     "key": "...", "evaluations": ["..."], "label": "trades beta=3"}
+     "key": "...", "evaluations": ["..."], "label": "trades beta=3", "formula": "CE(clean) + 3*KL(...)"}
     {"row": 3, "t": ..., "state": "finished" | "pruned" | "failed", "reason": ""}
 
 ``config`` is the flat suggestion (which trial of the file, and a value for each of its dimensions); ``role`` is
@@ -31,6 +31,7 @@ class Row:
     role: str = "trial"
     evaluations: list[str] = field(default_factory=list)
     label: str = ""
+    formula: str = ""
     t: int = 0
     state: str = "open"
     reason: str = ""
