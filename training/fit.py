@@ -276,11 +276,10 @@ class Training:
                 self.spec.model, (shape[1], shape[2], shape[3]), data.classes, data.mean, data.std
             )
         form = torch.channels_last if train.channels_last else torch.contiguous_format
-        student = student.to(self.device, memory_format=form).train()
+        student = _placed(student, self.device, form).train()
         networks = {"student": student}
         for name, guide in self.method.guides.items():
-            network = guide.make(student, helpers)
-            networks[name] = network.to(self.device, memory_format=form)
+            networks[name] = _placed(guide.make(student, helpers), self.device, form)
         return networks
 
     def _trained_weights(self) -> Iterator[nn.Parameter]:
@@ -292,6 +291,10 @@ class Training:
     def _moves(self, name: str) -> bool:
         """Is the network part of what resuming needs? A helper is not: it is loaded from where it came."""
         return name == "student" or not hasattr(self.method.guides[name], "helper")
+
+
+def _placed(network: nn.Module, device: torch.device, form: torch.memory_format) -> nn.Module:
+    return network.to(device).to(memory_format=form)  # type: ignore[call-overload, no-any-return]
 
 
 def _parts(spec: TrialSpec, data: Dataset) -> tuple[Images, Images]:

@@ -83,7 +83,7 @@ class PGD:
         goal = objective(self.objective)
         step_size = value(self.step_size, views.now)
         x_adv = self._begin(views)
-        with searching(student, self.batchnorm):
+        with torch.enable_grad(), searching(student, self.batchnorm):
             inner = views.fresh(*views.seen)
             for _ in range(self.steps):
                 x_adv.requires_grad_()

@@ -1,0 +1,40 @@
+# make demo, make test: both set up .venv first. See README.md.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.PHONY: demo test lint format bench bench-gpu setup lock clean
+
+demo: setup
+	$(BIN)/parapet sweep sweeps/digits.yaml
+
+test: lint
+	$(THREADS) $(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(THREADS) $(BIN)/python tests/bench/steps.py
+	$(THREADS) $(BIN)/python tests/bench/sweeps.py
+
+bench-gpu: setup
+	PYTHONPATH=. $(BIN)/python tests/bench/gpu.py
+
+setup: .venv/.current
+
+.venv/.current: pyproject.toml requirements.lock .ci/venv
+	bash .ci/venv "$(PYTHON)"
+	touch $@
+
+lock: setup
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -1,0 +1,308 @@
+"""The loop on real digits: interrupted anywhere it ends bit for bit where an uninterrupted run ends."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from training import checkpoint
+from training.data import load
+from training.errors import Diverged, Stopped, UserError
+from training.fit import Control, Training, fit
+from training.precision import Forward
+from training.resolve import helper_spec, resolve
+from training.spec import TrainSpec, TrialSpec
+
+CPU = torch.device("cpu")
+
+
+def spec_of(method="trades", **train):
+    return resolve(
+        TrialSpec.model_validate(
+            {
+                "method": {"name": method} if isinstance(method, str) else method,
+                "data": {"name": "digits", "train_size": 200, "augment": "crop-flip"},
+                "model": {"name": "small-cnn", "width": 4},
+                "train": {"epochs": 3, "batch_size": 50} | train,
+                "attack": {"eps": 0.2, "steps": 2},
+            }
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load(spec_of().data)
+
+
+def train(spec, data, folder, control=Control(), helpers=None):
+    return list(fit(spec, data, folder, key="k", device=CPU, helpers=helpers or {}, control=control))
+
+
+def stop_after(steps, why="signal"):
+    asked = iter(range(10**6))
+    return Control(stop=lambda: why if next(asked) >= steps else None)
+
+
+def tensors(folder, name=checkpoint.LAST):
+    """Every tensor and number of a checkpoint except how long it took."""
+    found = {}
+
+    def walk(value, path):
+        if isinstance(value, dict):
+            for k, v in value.items():
+                walk(v, f"{path}/{k}")
+        elif isinstance(value, list):
+            for i, v in enumerate(value):
+                walk(v, f"{path}/{i}")
+        elif not path.endswith("/seconds"):
+            found[path] = value
+
+    walk(checkpoint.load(folder / name), "")
+    return found
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for path, value in one.items():
+        same = torch.equal(value, other[path]) if isinstance(value, torch.Tensor) else value == other[path]
+        assert same, path
+
+
+WA = {"name": "trades", "with": {"wa": {"decay": 0.9}}}
+
+
+@pytest.mark.parametrize("method", ["standard", "pgd-at", WA], ids=["standard", "pgd-at", "trades+wa"])
+def test_a_run_interrupted_at_several_steps_equals_an_uninterrupted_one(tmp_path, digits, method):
+    spec = spec_of(method)
+    whole = train(spec, digits, tmp_path / "whole")
+    pieces = []
+    for steps in (1, 3, 2, 4):  # within an epoch, across its end, and again within
+        with pytest.raises(Stopped):
+            for event in fit(
+                spec, digits, tmp_path / "cut", key="k", device=CPU, helpers={}, control=stop_after(steps)
+            ):
+                pieces.append(event)
+        torch.rand(5)  # the process that goes on has drawn other things
+    pieces += train(spec, digits, tmp_path / "cut")
+    assert_same(tensors(tmp_path / "whole"), tensors(tmp_path / "cut"))
+    assert_same(tensors(tmp_path / "whole", checkpoint.BEST), tensors(tmp_path / "cut", checkpoint.BEST))
+
+    def curves(events):
+        return [
+            {k: v for k, v in e["metrics"].items() if "second" not in k}
+            for e in events
+            if e["event"] == "epoch"
+        ]
+
+    assert curves(whole) == curves(pieces)
+
+
+def test_a_process_killed_while_training_goes_on_to_the_same_weights(tmp_path, digits):
+    """SIGKILL at a step, from inside a real process; what it left on disk is all that is known."""
+    program = f"""
+import os, signal, sys, torch
+from pathlib import Path
+sys.path[:0] = {sys.path!r}
+from test_fit import CPU, Control, digits, fit, load, spec_of
+count = iter(range(10**6))
+def stop():
+    if next(count) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+spec = spec_of()
+control = Control(stop=stop, checkpoint_every_s=0.0)
+for event in fit(spec, load(spec.data), Path(sys.argv[2]), key="k", device=CPU, helpers={{}}, control=control):
+    pass
+"""
+    train(spec_of(), digits, tmp_path / "whole")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
+    for steps in ("2", "4"):
+        done = subprocess.run([sys.executable, "-c", program, steps, str(tmp_path / "cut")], env=environment)
+        assert done.returncode == -9
+    assert checkpoint.position(tmp_path / "cut", "k") > (0, 2)
+    train(spec_of(), digits, tmp_path / "cut")
+    assert_same(tensors(tmp_path / "whole"), tensors(tmp_path / "cut"))
+
+
+def test_seeds_differ_and_repeat(tmp_path, digits):
+    one, again = spec_of(), spec_of()
+    other = one.model_copy(update={"seed": 1})
+    for name, spec in (("one", one), ("again", again), ("other", other)):
+        train(spec, digits, tmp_path / name)
+    assert_same(tensors(tmp_path / "one"), tensors(tmp_path / "again"))
+    key = "/networks/student/head.weight"
+    assert not torch.equal(tensors(tmp_path / "one")[key], tensors(tmp_path / "other")[key])
+
+
+def test_events_tell_each_epoch_with_every_loss_term(tmp_path, digits):
+    events = train(spec_of(), digits, tmp_path)
+    epochs = [e for e in events if e["event"] == "epoch"]
+    assert [e["epoch"] for e in epochs] == [0, 1, 2]
+    metrics = epochs[0]["metrics"]
+    assert {"loss", "loss/CE.clean", "loss/KL.adv.clean", "lr", "val/clean", "val/robust", "seconds"} <= set(
+        metrics
+    )
+    assert metrics["loss"] == pytest.approx(
+        metrics["loss/CE.clean"] + 6 * metrics["loss/KL.adv.clean"], rel=1e-4
+    )
+    best = max(epochs, key=lambda e: (e["metrics"]["val/robust"], -e["epoch"]))
+    assert events[-1]["event"] == "trained"
+    assert events[-1]["best_epoch"] == best["epoch"]
+    assert events[-1]["metrics"]["val/robust"] == best["metrics"]["val/robust"]
+    _, _, facts = checkpoint.load_network(tmp_path / checkpoint.BEST)
+    assert facts["epoch"] == best["epoch"]
+
+
+def test_the_student_learns(tmp_path, digits):
+    first, *_, last = [
+        e for e in train(spec_of("standard", epochs=6), digits, tmp_path) if e["event"] == "epoch"
+    ]
+    assert last["metrics"]["loss"] < 0.5 * first["metrics"]["loss"]
+
+
+def test_training_again_when_all_is_done_only_says_so(tmp_path, digits):
+    train(spec_of(), digits, tmp_path)
+    before = tensors(tmp_path)
+    assert checkpoint.is_complete(tmp_path, "k")
+    assert [e["event"] for e in train(spec_of(), digits, tmp_path)] == ["checkpoint", "trained"]
+    assert_same(before, tensors(tmp_path))
+
+
+def test_a_deadline_ends_training_at_a_checkpoint(tmp_path, digits):
+    with pytest.raises(Stopped, match="time"):
+        train(spec_of(), digits, tmp_path, Control(deadline=0.0))
+    assert checkpoint.position(tmp_path, "k") == (0, 0)
+    assert not checkpoint.is_complete(tmp_path, "k")
+
+
+def test_a_loss_that_is_no_number_ends_the_trial_and_saves_nothing_of_it(tmp_path, digits):
+    with pytest.raises(Diverged, match="epoch"):
+        train(spec_of("standard", lr=1e30, nesterov=False), digits, tmp_path)
+    assert not (tmp_path / checkpoint.LAST).exists()
+
+
+def test_hat_trains_with_its_helper_and_saves_it_once(tmp_path, digits):
+    hat = spec_of("hat")
+    helper = resolve(helper_spec(hat, "standard", {}))
+    assert helper.seed == 0
+    train(helper, digits, tmp_path / "standard")
+    network, _, _ = checkpoint.load_network(tmp_path / "standard" / checkpoint.LAST)
+    train(hat, digits, tmp_path / "hat", helpers={"standard": network})
+    assert list(checkpoint.load(tmp_path / "hat" / checkpoint.LAST)["networks"]) == ["student"]
+
+
+def test_a_checkpoint_is_an_ordinary_torch_file(tmp_path, digits):
+    train(spec_of(), digits, tmp_path)
+    assert torch.load(tmp_path / checkpoint.BEST, weights_only=True)["key"] == "k"
+
+
+@pytest.mark.parametrize("keep", [0, 10, 500, -1])
+def test_a_truncated_checkpoint_is_refused_by_name_and_the_one_before_it_used(tmp_path, digits, keep):
+    with pytest.raises(Stopped):
+        train(spec_of(), digits, tmp_path, stop_after(2))
+    with pytest.raises(Stopped):
+        train(spec_of(), digits, tmp_path, stop_after(1))
+    last = tmp_path / checkpoint.LAST
+    last.write_bytes(last.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"last\.pt: is truncated"):
+        checkpoint.load(last)
+    assert checkpoint.position(tmp_path, "k") == (0, 2)
+    train(spec_of(), digits, tmp_path)
+    train(spec_of(), digits, tmp_path / "whole")
+    assert_same(tensors(tmp_path / "whole"), tensors(tmp_path))
+
+
+def test_a_flipped_byte_is_found(tmp_path):
+    file = tmp_path / "last.pt"
+    checkpoint.save({"format": checkpoint.FORMAT, "weights": torch.rand(1000)}, file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load(file)
+
+
+def test_a_pickle_is_never_unpickled(tmp_path):
+    file = tmp_path / "best.pt"
+    torch.save({"format": 1, "trap": os.system}, file)
+    with pytest.raises(UserError, match="no parapet checkpoint"):
+        checkpoint.load(file)
+
+
+def test_a_checkpoint_of_another_spec_is_refused(tmp_path, digits):
+    train(spec_of(), digits, tmp_path)
+    with pytest.raises(UserError, match="another spec"):
+        list(fit(spec_of(), digits, tmp_path, key="other", device=CPU, helpers={}, control=Control()))
+    with pytest.raises(UserError, match="no such checkpoint"):
+        checkpoint.expect(tmp_path / "nowhere.pt", "k")
+
+
+def test_a_full_disk_names_the_file_and_loses_nothing(tmp_path, digits, monkeypatch):
+    """The kernel's own refusal: files may not grow past a limit, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    signal = pytest.importorskip("signal")
+    train(spec_of(epochs=1), digits, tmp_path)
+    before = tensors(tmp_path)
+    training = Training(spec_of(epochs=1), digits, tmp_path, "k", CPU, {})
+    training.restore()
+    monkeypatch.setattr(signal, "signal", signal.signal)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(OSError, match=r"last\.pt: cannot be written") as raised:
+            training.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, old)
+    assert raised.value.errno == errno.EFBIG
+    assert_same(before, tensors(tmp_path))
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["best.pt", "last.pt"]
+
+
+def test_selection_on_test_trains_on_every_training_image(tmp_path, digits):
+    chosen = spec_of().model_copy(update={"selection": "test"})
+    assert len(Training(chosen, digits, tmp_path, "k", CPU, {}).batches) == 4
+    assert len(Training(spec_of(), digits, tmp_path, "k", CPU, {}).batches) == 3
+
+
+@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"channels_last": True}])
+def test_training_options_that_cpus_have(tmp_path, digits, options):
+    events = train(spec_of("trades", **options), digits, tmp_path)
+    assert events[-1]["event"] == "trained"
+    plain = train(spec_of("trades"), digits, tmp_path / "plain")
+    ours, theirs = (
+        e[0]["metrics"]["loss"] for e in ([x for x in y if x["event"] == "epoch"] for y in (events, plain))
+    )
+    assert ours == pytest.approx(theirs, rel=0.05)
+
+
+def test_compiled_training_never_recompiles(tmp_path, digits):
+    """One callable per network, mode and gradient; the eager backend checks the guards without a C++ compiler."""
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    spec = spec_of("trades")
+    training = Training(spec, digits, tmp_path / "ours", "k", CPU, {})
+    training.forward.compile, training.forward.backend = True, "eager"
+    torch._dynamo.config.error_on_recompile = True
+    try:
+        events = list(training.run(Control()))
+    finally:
+        torch._dynamo.config.error_on_recompile = False
+    assert len(training.forward.compiled) >= 3  # searching, training, judging
+    plain = train(spec, digits, tmp_path / "plain")
+    assert [e["metrics"]["loss"] for e in events if e["event"] == "epoch"] == pytest.approx(
+        [e["metrics"]["loss"] for e in plain if e["event"] == "epoch"]
+    )
+
+
+def test_bf16_hands_out_float_logits():
+    forward = Forward(TrainSpec(precision="bf16"), CPU)
+    network = torch.nn.Linear(8, 3)
+    logits = forward(network, torch.rand(4, 8))
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, logits.bfloat16().float())
