@@ -16,7 +16,7 @@ from training.threat import Ball
 from training.views import Number, Views, value
 
 BatchNormMode = Literal["eval", "train-tracked", "train-untracked"]
-Start = Literal["clean", "gaussian", "uniform"]
+Start = Literal["clean", "gaussian", "uniform", "given"]
 
 
 class Stage(Protocol):
@@ -64,7 +64,8 @@ class PGD:
         steps: how often the point moves.
         step_size: of each move, in pixel units.
         start: ``gaussian`` is x + 0.001 N(0, I) (TRADES), ``uniform`` a draw from the ball (Madry), ``clean``
-            is x itself. As published, the start is not clipped: the first move is.
+            is x itself, ``given`` the ``point`` that is there already. As published, the start is not clipped:
+            the first move is.
         batchnorm: the student's BatchNorm while searching.
         point: the name of the point found.
     """
@@ -96,8 +97,8 @@ class PGD:
 
     def _begin(self, views: Views) -> Tensor:
         x = views.points("clean")
-        if self.start == "clean":
-            return x.clone()
+        if self.start in ("clean", "given"):
+            return views.points("clean" if self.start == "clean" else self.point).clone()
         generator = views.random(f"attack.{self.point}")
         if self.start == "uniform":
             return self.ball.noise(x, generator).add_(x)
