@@ -1,0 +1,284 @@
+"""Evaluates one network: every attack, every image, resumable, with one verdict per image and attack."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from evaluation import outcomes
+from evaluation.attacks import Attack, UntargetedPGD, inside
+from evaluation.autoattack import MEMBERS, Member, members
+from evaluation.folding import folded
+from evaluation.outcomes import Outcome
+from evaluation.progress import Progress, Verdicts, discard
+from evaluation.spec import EvaluationSpec
+from training.errors import Stopped, UserError
+from training.spec import AttackSpec
+
+if TYPE_CHECKING:
+    from training.data import Images
+
+Tell = Callable[[str, int, int], None]
+Stop = Callable[[], str | None]
+Indices = npt.NDArray[np.int64]
+
+ASK_EVERY_S = 0.2  # time between two questions whether to stop, which may cost a look at a shared disk
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    network: nn.Module,
+    test: Images,
+    spec: EvaluationSpec,
+    threat: AttackSpec,
+    *,
+    key: str,
+    outcome: Path,
+    device: torch.device,
+    seed: int = 0,
+    tell: Tell,
+    stop: Stop,
+) -> dict[str, float]:
+    """Attack ``network`` on test images, write the per-image outcome, and say how it did.
+
+    Attacks are run on the images that are right when clean. Members of AutoAttack are run as its cascade: in the
+    library's order, each on the images still standing, so the metric and column of a member speak of everything up
+    to it ("right under APGD-CE and APGD-T"), and only the first speaks of itself alone. ``pgd`` does not take
+    part in the cascade. BatchNorm is folded while searching; verdicts are the original network's.
+
+    Args:
+        network: maps images in [0, 1] to logits [N, K]; left as it is.
+        test: the test images; the first ``spec.images`` of them are used.
+        threat: norm and radius; the rest of it is about training.
+        key: of the trial, for the outcome's metadata.
+        outcome: the Parquet file to write. Progress is kept beside it in a folder with the suffix ``.partial``,
+            from which an interrupted evaluation goes on. A file that is there for the same network is not made
+            again.
+        device: where to compute.
+        seed: of the attacks.
+        tell: called with attack, images done and images to do, after every batch.
+        stop: asked several times a second; why to stop, or None.
+
+    Returns:
+        Accuracies in [0, 1]: ``clean``, ``robust`` (right on the clean image and under every attack that ran),
+        and one per attack that ran.
+
+    Raises:
+        Stopped: when ``stop`` said so.
+        UserError: more images are asked for than there are, or an attack that so few classes do not allow.
+        OSError: progress or outcome cannot be written.
+    """
+    images, labels = _first(test, spec.images)
+    identity = {
+        "key": key,
+        "evaluation": spec.digest(threat),
+        "checkpoint": spec.checkpoint,
+        "network": _digest(network.state_dict()),
+        "data": _digest({"images": images, "labels": labels}),
+        "seed": seed,
+    }
+    partial = outcome.with_suffix(".partial")
+    known = _known(outcome, identity)
+    if known is None:
+        bench = _Bench(network, images, labels, threat, device, spec.batch_size, stop)
+        known = _measure(bench, spec, seed, Progress(partial, identity), tell, identity)
+        outcomes.write(known, outcome)
+    discard(partial)
+    return known.metrics()
+
+
+class _Bench:
+    """One network and the images it is tried on, on one device."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        threat: AttackSpec,
+        device: torch.device,
+        batch_size: int,
+        stop: Stop,
+    ) -> None:
+        self.images, self.labels = images.to(device), labels.to(device)
+        self.threat, self.device, self.batch_size = threat, device, batch_size
+        self.network = copy.deepcopy(network).to(device).eval().requires_grad_(False)
+        quick = folded(self.network, self._pixels(slice(0, batch_size)))
+        self.folded = quick is not None
+        self.searched = _Watched(quick or self.network, stop)
+        self.judge = _Watched(self.network, stop)
+
+    def clean(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], int]:
+        """Predictions [N] and margins [N] on the clean images, and the number of classes."""
+        with torch.no_grad():
+            parts = [self.judge(self._pixels(part)) for part in _slices(len(self.images), self.batch_size)]
+        logits = torch.cat(parts)
+        own = self.labels[:, None]
+        margins = logits.gather(1, own)[:, 0] - logits.scatter(1, own, -torch.inf).amax(dim=1)
+        # A network that answers with NaN is wrong, whatever argmax makes of it.
+        predictions = torch.where(logits.isfinite().all(dim=1), logits.argmax(dim=1), -1)
+        return predictions.cpu().numpy(), margins.float().cpu().numpy(), logits.shape[1]
+
+    def attack(self, attack: Attack, indices: Indices) -> Verdicts:
+        """Run one attack on one batch."""
+        began = time.monotonic()
+        at = torch.from_numpy(indices).to(self.device)
+        x, labels = self._pixels(at), self.labels[at]
+        x_adv = attack(self.searched, x, labels, at)
+        valid = inside(x_adv, x, self.threat)
+        with torch.no_grad():
+            logits = self.judge(x_adv)
+        wrong = (logits.argmax(dim=1) != labels) | ~logits.isfinite().all(dim=1)
+        broken = (wrong & valid).cpu().numpy()
+        return Verdicts(broken, int((~valid).sum()), time.monotonic() - began)
+
+    def _pixels(self, which: slice | Tensor) -> Tensor:
+        return self.images[which].float().div(255)
+
+
+class _Watched(nn.Module):
+    """A network that can be stopped at any forward pass, so that a request need not wait for a batch to end."""
+
+    def __init__(self, network: nn.Module, stop: Stop) -> None:
+        super().__init__()
+        self.network = network
+        self.stop = stop
+        self.ask_at = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        now = time.monotonic()
+        if now >= self.ask_at:
+            self.ask_at = now + ASK_EVERY_S
+            why = self.stop()
+            if why:
+                raise Stopped(why)
+        logits: Tensor = self.network(x)
+        return logits
+
+
+def _measure(
+    bench: _Bench, spec: EvaluationSpec, seed: int, progress: Progress, tell: Tell, identity: dict[str, Any]
+) -> Outcome:
+    """All verdicts of one evaluation."""
+    predictions, margins, classes = bench.clean()
+    labels = bench.labels.cpu().numpy()
+    correct = predictions == labels
+    cascade = _cascade(spec.attacks, classes)
+    left_out = [name for name in MEMBERS if name not in members(classes)] if "autoattack" in spec.attacks else []
+    if left_out:
+        log.warning("AutoAttack on %d classes is %s only", classes, " and ".join(cascade))
+
+    standing: dict[str, npt.NDArray[np.bool_]] = {}
+    facts: dict[str, dict[str, Any]] = {"attacked": {}, "strays": {}, "seconds": {}}
+
+    def run(name: str, attack: Attack, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        indices = np.flatnonzero(among)
+        verdicts = list(_batches(bench, name, attack, indices, progress, tell))
+        standing[name] = among.copy()
+        standing[name][indices] = ~np.concatenate([v.broken for v in verdicts] or [np.zeros(0, bool)])
+        facts["attacked"][name] = len(indices)
+        facts["strays"][name] = sum(v.strays for v in verdicts)
+        facts["seconds"][name] = round(sum(v.seconds for v in verdicts), 3)
+        if facts["strays"][name]:
+            log.warning("%s left the ball on %d images; those do not count", name, facts["strays"][name])
+        return standing[name]
+
+    robust = correct
+    if "pgd" in spec.attacks:
+        robust = robust & run("pgd", UntargetedPGD(bench.threat, spec.pgd_steps, classes, seed), correct)
+    left = correct
+    for name in cascade:
+        left = run(name, Member(name, bench.threat, classes, seed), left)
+    if "autoattack" in spec.attacks:
+        standing["autoattack"] = left
+    columns = {
+        "index": np.arange(len(labels)),
+        "label": labels,
+        "clean_prediction": predictions,
+        "clean_margin": margins,
+        "correct": correct,
+        **standing,
+        "robust": robust & left,
+    }
+    return Outcome(
+        columns,
+        identity
+        | facts
+        | {
+            "spec": spec.model_dump(mode="json"),
+            "threat": {"norm": bench.threat.norm, "eps": bench.threat.eps},
+            "classes": classes,
+            "cascade": cascade,
+            "left_out": left_out,
+            "folded": bench.folded,
+            "versions": {name: version(name) for name in ("torch", "pyautoattack", "parapet")},
+        },
+    )
+
+
+def _batches(
+    bench: _Bench, name: str, attack: Attack, indices: Indices, progress: Progress, tell: Tell
+) -> Iterator[Verdicts]:
+    """Verdicts batch by batch: those on disk, then new ones, which are kept."""
+    for number, part in enumerate(_slices(len(indices), bench.batch_size)):
+        batch = indices[part]
+        verdicts = progress.load(name, number, batch)
+        if verdicts is None:
+            verdicts = bench.attack(attack, batch)
+            progress.save(name, number, batch, verdicts)
+        tell(name, min(part.stop, len(indices)), len(indices))
+        yield verdicts
+
+
+def _cascade(asked: tuple[str, ...], classes: int) -> list[str]:
+    """The members of AutoAttack to run, in the library's order. Raises UserError for one that cannot be run."""
+    possible = members(classes)
+    for name in asked:
+        if name in MEMBERS and name not in possible:
+            raise UserError(
+                f"evaluate.attacks: '{name}' needs at least 4 classes and the network has {classes};"
+                f" ask for {', '.join(possible)} or autoattack"
+            )
+    return [name for name in possible if name in asked or "autoattack" in asked]
+
+
+def _first(test: Images, count: int | None) -> tuple[Tensor, Tensor]:
+    """The first ``count`` images and labels."""
+    there = len(test.labels)
+    if count is not None and count > there:
+        raise UserError(f"evaluate.images: {count} images asked for, and the test set has {there}")
+    return test.images[:count], test.labels[:count]
+
+
+def _known(file: Path, identity: dict[str, Any]) -> Outcome | None:
+    """The outcome in ``file`` if it is this evaluation's: a process may have died just after writing it."""
+    try:
+        outcome = outcomes.read(file)
+    except UserError:
+        return None
+    return outcome if all(outcome.facts[name] == value for name, value in identity.items()) else None
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """16 hexadecimal digits that stand for the names, types, shapes and contents of tensors."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))
