@@ -1,0 +1,113 @@
+"""The tracking store: MLflow, by default one SQLite file inside RUNS that needs no server.
+
+``MLFLOW_TRACKING_URI`` wins over the default. MLflow is imported inside the functions: it costs a second, and the
+command line starts without it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+from orchestrate.locks import Lock, LockHeld
+from orchestrate.runs import Runs
+from training.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+INITIALISING_S = 120.0  # a first start on a slow shared folder
+
+
+def uri(runs: Runs) -> str:
+    """Where runs are tracked: ``MLFLOW_TRACKING_URI``, else the database inside RUNS."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.path / 'mlflow.db'}"
+
+
+def is_server(where: str) -> bool:
+    """Whether a store is reached through a server, which then decides where artifacts lie."""
+    return where.startswith(("http://", "https://", "databricks"))
+
+
+def prepare(runs: Runs) -> MlflowClient:
+    """A client of the store, whose database exists and has its tables.
+
+    MLflow makes the tables when the first client comes, and two that come at once break each other's work, so
+    that is done under a lock. Raises UserError when the store cannot be used.
+    """
+    where = uri(runs)
+    quieten()
+    with usable(where):
+        runs.path.mkdir(parents=True, exist_ok=True)
+        with Lock(runs.path / "mlflow.lock", wait_s=INITIALISING_S):
+            _probe(where)
+            from mlflow.tracking import MlflowClient
+
+            client = MlflowClient(where)
+            client.search_experiments(max_results=1)
+    return client
+
+
+def experiment(client: MlflowClient, runs: Runs, project: str) -> str:
+    """The id of the project's experiment: made when there is none, restored when it was deleted.
+
+    Raises UserError when the store cannot be used.
+    """
+    from mlflow.exceptions import MlflowException
+
+    where = uri(runs)
+    root = None if is_server(where) else (runs.path / "mlartifacts" / project).as_uri()
+    with usable(where):
+        found = client.get_experiment_by_name(project)
+        if found is None:
+            try:
+                return str(client.create_experiment(project, artifact_location=root))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = client.get_experiment_by_name(project)  # another sweep was quicker
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+@contextmanager
+def usable(where: str) -> Iterator[None]:
+    """Says in one sentence why a store cannot be used, whichever library found out. Raises UserError."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (OSError, LockHeld, sqlite3.Error, SQLAlchemyError, MlflowException) as error:
+        why = str(error).strip().partition("\n")[0][:300] or type(error).__name__
+        given = "MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else "--runs"
+        raise UserError(f"{given}: the tracking store {where} cannot be used: {why}") from error
+
+
+def quieten() -> None:
+    """Settings of MLflow that a user may overrule: no chatter, no telemetry, patience left to the caller."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _probe(where: str) -> None:
+    """Write to a database file and take it back: MLflow would try ten times, for minutes, before it gave up."""
+    prefix = "sqlite:///"
+    if not where.startswith(prefix):
+        return
+    address = where.removeprefix(prefix)
+    with closing(sqlite3.connect(address, timeout=30, uri=address.startswith("file:"))) as database:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("CREATE TABLE parapet_probe (nothing)")
+        database.rollback()
