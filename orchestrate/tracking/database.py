@@ -109,5 +109,5 @@ def _probe(where: str) -> None:
     address = where.removeprefix(prefix)
     with closing(sqlite3.connect(address, timeout=30, uri=address.startswith("file:"))) as database:
         database.execute("BEGIN IMMEDIATE")
-        database.execute("CREATE TABLE parapet_probe (nothing)")
+        database.execute("CREATE TABLE parapet_probe (x)")
         database.rollback()
