@@ -1,0 +1,126 @@
+"""What a cluster is: it plans a job (printable), submits it, finds it again, says how it is, and stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from clusters.process import Process, me
+
+
+class State(StrEnum):
+    """How a job is, as far as its cluster can tell. What it achieved is told by its directory."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    ENDED = "ended"
+    KILLED = "killed"
+    CANCELLED = "cancelled"
+    GONE = "gone"
+
+    @property
+    def live(self) -> bool:
+        """Does it hold resources, or wait for them?"""
+        return self in (State.WAITING, State.RUNNING)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command to run once.
+
+    Args:
+        key: names the job: at most one lives at a time.
+        directory: where it works and where ``job.json`` is kept.
+        command: program and arguments.
+        cpus: cores it may use; a fraction is its share of one.
+        gpus: GPUs it may use; 0 hides them from it.
+        log: the file that its output is appended to.
+    """
+
+    key: str
+    directory: Path
+    command: tuple[str, ...]
+    cpus: float
+    gpus: float
+    log: Path
+
+
+@dataclass(frozen=True)
+class Request:
+    """A job as it would be submitted; ``str()`` is what a user is shown."""
+
+    job: Job
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+
+    def __str__(self) -> str:
+        settings = [f"{name}={shlex.quote(value)}" for name, value in self.env.items()]
+        return " ".join([*settings, shlex.join(self.command), ">>", shlex.quote(str(self.job.log))])
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A submitted job. ``process`` is its process where the cluster starts one itself."""
+
+    cluster: str
+    id: str
+    process: Process | None = None
+
+
+class Cluster(Protocol):
+    """Where jobs run. Implementations keep ``job.json`` with :func:`intend` and :func:`record`."""
+
+    name: str
+
+    def plan(self, job: Job) -> Request:
+        """What ``submit`` would do, without doing it."""
+
+    def submit(self, request: Request) -> Handle:
+        """Start the job. The caller makes sure that nobody else submits the same key meanwhile."""
+
+    def find(self, key: str) -> Handle | None:
+        """The live job of this key, whoever submitted it; None when there is none that this process can see."""
+
+    def state(self, handle: Handle) -> State:
+        """How the job is now."""
+
+    def stop(self, handle: Handle, grace_s: float) -> None:
+        """Ask the job to end, and make it end after ``grace_s`` seconds. Returns when it has."""
+
+
+def intend(directory: Path) -> str:
+    """Write down that a job is about to be submitted, by whom; returns the nonce that marks the submission."""
+    nonce = secrets.token_hex(8)
+    _write(directory, {"nonce": nonce, "submitter": asdict(me())})
+    return nonce
+
+
+def record(directory: Path, nonce: str, handle: Handle) -> None:
+    """Write down what became of the submission with this nonce."""
+    _write(directory, {"nonce": nonce, "submitter": asdict(me()), "handle": asdict(handle)})
+
+
+def recorded(directory: Path) -> Handle | None:
+    """The handle of the last submission; None when there was none, or when it broke off before it had one."""
+    try:
+        facts = json.loads((directory / "job.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    handle = facts.get("handle")
+    if handle is None:
+        return None
+    return Handle(**handle | {"process": Process(**handle["process"]) if handle["process"] else None})
+
+
+def _write(directory: Path, facts: dict[str, Any]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    draft = directory / f".job.{os.getpid()}.tmp"
+    draft.write_text(json.dumps(facts))
+    draft.replace(directory / "job.json")
