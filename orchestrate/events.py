@@ -140,11 +140,13 @@ class Story:
 
     state: str = "planned"
     attempt: int = 0
+    started: Event | None = None  # of the last attempt
     epochs: list[Event] = field(default_factory=list)
     trained: Event | None = None
     evaluated: dict[str, Event] = field(default_factory=dict)
     evaluating: Event | None = None
     failure: Event | None = None
+    stopped: str = ""  # why, when the last attempt ended on request
     first_t: int | None = None
     last_t: int | None = None
 
@@ -154,7 +156,8 @@ class Story:
         self.last_t = event["t"]
         match event["event"]:
             case "started":
-                self.state, self.attempt, self.failure = "running", event["attempt"], None
+                self.state, self.failure, self.stopped = "running", None, ""
+                self.attempt, self.started = event["attempt"], event
             case "epoch":
                 self.epochs.append(event)
             case "trained":
@@ -166,7 +169,7 @@ class Story:
             case "finished":
                 self.state = "finished"
             case "stopped":
-                self.state = "stopped"
+                self.state, self.stopped = "stopped", event["why"]
             case "failed":
                 self.state, self.failure = "failed", event
 
