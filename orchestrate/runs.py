@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,15 +182,42 @@ def write_whole(file: Path, text: str) -> None:
     draft.replace(file)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as people expect it: a key given twice is an error, and ``1e-3`` is a number (YAML 1.2)."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key in (k for k, _ in node.value if isinstance(k, yaml.ScalarNode)):
+        if key.value in seen:
+            problem = f"the key '{key.value}' is there twice"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+        seen.add(key.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+
+
 def read_yaml(file: Path) -> Any:
     """The content of a YAML file; UserError naming file, line and column when it is malformed."""
     try:
-        return yaml.safe_load(file.read_text())
+        text = file.read_text()
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from None
+    return parse_yaml(text, str(file))
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The content of YAML text; UserError naming its source, line and column when it is malformed."""
+    try:
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
-        raise UserError(f"{file}:{where} malformed YAML: {getattr(error, 'problem', error)}") from None
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise UserError(f"{source}:{where} malformed YAML: {problem}") from None

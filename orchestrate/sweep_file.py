@@ -1,0 +1,323 @@
+"""The sweep file: what to train, how to search, how to judge, with what, in one YAML file.
+
+:func:`load` finds every mistake that can be found without the recipes (shapes, ranges, misspelt fields, spaces);
+:class:`orchestrate.plan.Planner` finds the rest (parameters of methods and models, data, helpers). Both before
+anything starts. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from evaluation.spec import EvaluationSpec
+from orchestrate import overrides as over
+from orchestrate import space
+from orchestrate.runs import read_yaml
+from training.errors import UserError
+from training.registry import nearest
+from training.spec import Choice, Part, TrialSpec
+
+PLAINER = {  # than pydantic's words, for people who write YAML
+    "tuple_type": "should be a list",
+    "int_parsing": "should be a whole number",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_parsing": "should be a number",
+    "float_type": "should be a number",
+    "string_type": "should be a text",
+    "bool_parsing": "should be true or false",
+    "bool_type": "should be true or false",
+    "string_pattern_mismatch": (
+        "should begin with a letter or digit and hold only letters, digits, '.', '_' and '-'"
+    ),
+}
+
+Seed = Annotated[int, Field(ge=0)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(lambda v: [v] if isinstance(v, int) else v)]
+
+
+class Search(Part):
+    """How configurations are chosen: all of them (grid), at random, or learning from results (optuna)."""
+
+    name: Literal["grid", "random", "optuna"] = "grid"
+    samples: int | None = Field(None, ge=1, description="how many configurations; each runs with every seed")
+    seed: int = Field(0, ge=0)
+    sampler: Literal["tpe", "nsga2"] = Field("tpe", description="optuna's algorithm")
+
+    @model_validator(mode="after")
+    def _samples_belong_to_sampling(self) -> Self:
+        if self.name == "grid" and self.samples is not None:
+            raise ValueError("grid search runs everything; leave samples out, or search at random")
+        if self.name != "grid" and self.samples is None:
+            raise ValueError(f"{self.name} search needs samples: how many configurations to try")
+        return self
+
+
+class Scheduler(Part):
+    """Who ends trials early. ASHA stops the worse ones at grace_epochs, times reduction, times reduction, ..."""
+
+    name: Literal["none", "asha"] = "none"
+    metric: Literal["val/robust", "val/clean"] = "val/robust"
+    grace_epochs: int = Field(1, ge=1)
+    reduction: int = Field(3, ge=2, description="of so many trials, one goes on")
+
+
+class Evaluate(EvaluationSpec):
+    """What every trial is judged by, after training."""
+
+    attacks: Annotated[tuple[str, ...], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = (
+        EvaluationSpec.model_fields["attacks"].default
+    )
+    checkpoint: Literal["best", "last", "both"] = "best"  # type: ignore[assignment]  # `both` is two evaluations
+
+    def specs(self) -> tuple[EvaluationSpec, ...]:
+        """One evaluation per checkpoint; the first is the one that searches and the front go by."""
+        checkpoints = ("best", "last") if self.checkpoint == "both" else (self.checkpoint,)
+        facts = self.model_dump()
+        return tuple(EvaluationSpec.model_validate(facts | {"checkpoint": c}) for c in checkpoints)
+
+
+class Resources(Part):
+    """What one trial gets."""
+
+    cpus: float = Field(1, gt=0)
+    gpus: float | None = Field(None, ge=0, description="default: 1 where there is a GPU; fractions allowed")
+
+    @field_validator("gpus")
+    @classmethod
+    def _one_gpu_at_most(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1:
+            raise ValueError("a trial runs on one GPU at most; give 1 or a fraction, and more trials at once")
+        return gpus
+
+
+class Limits(Part):
+    """When a trial is ended or tried again."""
+
+    hours: float | None = Field(None, gt=0, description="wall clock per trial; it then ends as failed (time)")
+    retries: int = Field(1, ge=0, description="after a crash or out of memory")
+    checkpoint_minutes: float = Field(5, gt=0)
+
+
+class Sweep(Part):
+    """A whole sweep file. ``base`` and ``trials`` are sections of a trial's spec, in which spaces may stand."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    project: str = Field("parapet", min_length=1, description="the MLflow experiment")
+    seeds: Seeds = Field((0,), min_length=1)
+    base: dict[str, Any] = Field(default_factory=dict, description="what all trials have in common")
+    trials: tuple[dict[str, Any], ...] = Field(({},), min_length=1, description="each is laid over base")
+    search: Search = Search()
+    scheduler: Scheduler = Scheduler()
+    evaluate: Evaluate = Evaluate()
+    resources: Resources = Resources()
+    concurrency: int = Field(16, ge=1, description="so many trials at once, at most")
+    limits: Limits = Limits()
+
+    _source: str = PrivateAttr("sweep")
+    _overrides: tuple[over.Override, ...] = PrivateAttr(())
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_seed_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("a seed is there twice")
+        return seeds
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data, as written to ``sweep.yaml`` and read back by :func:`load`: overrides are in it."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def template(self, index: int) -> dict[str, Any]:
+        """The spec of a trial of the file, laid over base, with its spaces still in it and without a seed."""
+        trial = {name: given for name, given in self.trials[index].items() if name != "seeds"}
+        return space.merge(self.base, trial)
+
+    def dimensions(self, index: int) -> dict[str, space.Dimension]:
+        """The spaces of one trial of the file (those of base included), by path."""
+        return space.find(self.template(index))
+
+    def seeds_of(self, config: Mapping[str, Any]) -> tuple[int, ...]:
+        """The seeds that a configuration runs with: its trial's own, else the sweep's."""
+        own = self.trials[config["trial"]].get("seeds", self.seeds)
+        return (own,) if isinstance(own, int) else tuple(own)
+
+    def where(self, index: int, path: str) -> str:
+        """How messages name a field of a trial: the override that set it, or its place in the file."""
+        parts = tuple(re.sub(r"\[(\d+)\]", r".\1", path).split("."))
+        said = _says(self.trials[index], parts)
+        place = ("trials", str(index)) if said else ("base",)
+        override = _responsible((parts, (*place, *parts)), self._overrides)
+        if override:
+            return override.text
+        return f"{self._source}: {f'trials[{index}]' if said else 'base'}.{path}"
+
+
+def load(file: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a sweep file, lay ``key=value`` overrides over it, and check it.
+
+    Raises:
+        UserError: one line naming the file (or the override) and the field, and what would be right.
+    """
+    return build(read_yaml(file), str(file), overrides)
+
+
+def build(content: Any, source: str, overrides: Sequence[str] = ()) -> Sweep:
+    """:func:`load` for content that is already there; ``source`` is how messages call it."""
+    if not isinstance(content, dict):
+        raise UserError(f"{source}: a sweep file holds fields (name, base, trials, ...), got {content!r}")
+    given = tuple(over.parse(text, Sweep) for text in overrides)
+    try:
+        sweep = Sweep.model_validate(over.apply(content, given))
+    except ValidationError as error:
+        loc, problem = explain(error, Sweep)
+        override = _responsible([tuple(str(part) for part in loc)], given) if loc else None
+        raise UserError(f"{override.text if override else f'{source}: {_dotted(loc)}'}: {problem}") from None
+    sweep._source, sweep._overrides = source, given
+    for index in range(len(sweep.trials)):
+        _check(sweep, index)
+    return sweep
+
+
+def probes(sweep: Sweep, index: int) -> Iterator[dict[str, Any]]:
+    """Configurations that together hold every listed value and both ends of every range of one trial of the file.
+
+    When they are right, so is every configuration in between, as long as fields are checked one by one.
+    """
+    dimensions = sweep.dimensions(index)
+    first = {path: d.probes()[0] for path, d in dimensions.items()}
+    yield {"trial": index} | first
+    for path, dimension in dimensions.items():
+        for value in dimension.probes()[1:]:
+            yield {"trial": index} | first | {path: value}
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> tuple[tuple[str | int, ...], str]:
+    """Where the first mistake is, and what it is, in words for the person who wrote the file."""
+    first = error.errors()[0]
+    loc, given, kind = first["loc"], first["input"], first["type"]
+    if kind == "extra_forbidden":
+        return loc, f"unknown field{nearest(str(loc[-1]), _fields_at(loc[:-1], model))}"
+    if kind == "missing":
+        return loc, "is missing"
+    if kind in ("model_type", "dict_type"):
+        section = _model_at(loc, model)
+        named = section is not None and issubclass(section, Choice) and isinstance(given, str)
+        example = f"{{name: {given}}}" if named else "field: value below it"
+        return loc, f"should be a section ({example}), got {given!r}"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = PLAINER.get(kind, message)
+    return loc, f"{message[0].lower()}{message[1:]}" + (
+        "" if kind == "value_error" else f", got {_short(given)}"
+    )
+
+
+def _check(sweep: Sweep, index: int) -> None:
+    """One trial of the file, with every space at its ends."""
+    source = f"{sweep._source}: trials[{index}]"
+    trial = sweep.trials[index]
+    if "seeds" in trial:
+        try:
+            Sweep.model_validate({"name": "x", "seeds": trial["seeds"]})
+        except ValidationError as error:
+            loc, problem = explain(error, Sweep)
+            raise UserError(f"{source}.{_dotted(loc)}: {problem}") from None
+    for place, tree in ((f"{sweep._source}: base", sweep.base), (source, trial)):
+        if "seed" in tree:
+            raise UserError(
+                f"{place}.seed: seeds are set by 'seeds', for the sweep or for a trial of the file"
+            )
+    try:
+        dimensions = sweep.dimensions(index)
+    except UserError as error:
+        path, _, problem = str(error).partition(": ")
+        raise UserError(f"{sweep.where(index, path)}: {problem}") from None
+    if sweep.search.name == "grid":
+        for dimension in dimensions.values():
+            if dimension.kind in space.RANGES:
+                raise UserError(
+                    f"{sweep.where(index, dimension.path)}: {dimension.kind} cannot be searched as a grid; list"
+                    " values with {grid: [...]}, or search with {name: random, samples: 8} or optuna"
+                )
+    template = sweep.template(index)
+    for config in probes(sweep, index):
+        values = {path: value for path, value in config.items() if path != "trial"}
+        try:
+            TrialSpec.model_validate(space.place(template, values))
+        except ValidationError as error:
+            loc, problem = explain(error, TrialSpec)
+            raise UserError(f"{sweep.where(index, _dotted(loc))}: {problem}") from None
+    for field in _paths({"helpers": template.get("helpers") or {}}):
+        wrong = over.unknown(field, Sweep)
+        if wrong:
+            raise UserError(f"{sweep.where(index, '.'.join(field))}: {wrong}")
+
+
+def _paths(tree: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for name, value in tree.items():
+        yield (str(name),)
+        if isinstance(value, Mapping) and not space.is_space(value):
+            yield from ((str(name), *path) for path in _paths(value))
+
+
+def _says(trial: Mapping[str, Any], parts: tuple[str, ...]) -> bool:
+    """Does a trial of the file speak about this field (or, where it is missing, about the section around it)?"""
+    at: Any = trial
+    for depth, part in enumerate(parts):
+        if not isinstance(at, Mapping) or space.is_space(at):
+            return True
+        if part not in at:
+            return depth == len(parts) - 1 and depth > 0
+        at = at[part]
+    return True
+
+
+def _responsible(places: Sequence[tuple[str, ...]], given: Sequence[over.Override]) -> over.Override | None:
+    """The last override of any of these fields, of a section around one, or of something inside one."""
+    for override in reversed(given):
+        for place in places:
+            size = min(len(override.path), len(place))
+            if override.path[:size] == place[:size]:
+                return override
+    return None
+
+
+def _dotted(loc: tuple[str | int, ...]) -> str:
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _model_at(loc: Sequence[str | int], model: type[BaseModel]) -> type[BaseModel] | None:
+    """The section that stands at a place, if one does."""
+    for part in loc:
+        fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+        kind = fields.get(str(part))
+        if not isinstance(kind, type) or not issubclass(kind, BaseModel):
+            return None
+        model = kind
+    return model
+
+
+def _fields_at(loc: Sequence[str | int], model: type[BaseModel]) -> list[str]:
+    section = _model_at(loc, model)
+    return [field.alias or name for name, field in section.model_fields.items()] if section else []
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,123 @@
+"""``key=value``: what it changes, and what it says about a key that does not exist."""
+
+import pytest
+
+from orchestrate.sweep_file import build
+from training.errors import UserError
+
+
+def content():
+    return {
+        "name": "x",
+        "base": {
+            "data": {"name": "digits"},
+            "model": {"name": "small-cnn", "width": 8},
+            "train": {"epochs": 20},
+            "attack": {"eps": 0.1},
+        },
+        "trials": [
+            {"method": {"name": "standard"}},
+            {"method": {"name": "trades", "beta": {"grid": [1, 3]}}, "train": {"epochs": 5}},
+            {"method": {"name": "pgd-at"}, "model": {"name": "mlp"}},
+        ],
+    }
+
+
+def sweep(*overrides):
+    return build(content(), "f.yaml", overrides)
+
+
+def values(swept, path):
+    found = []
+    for index in range(len(swept.trials)):
+        at = swept.template(index)
+        for part in path.split("."):
+            at = at.get(part, "absent")
+        found.append(at)
+    return found
+
+
+def test_a_field_of_a_trial_is_set_for_every_trial_whatever_the_file_says():
+    assert values(sweep(), "train.epochs") == [20, 5, 20]
+    assert values(sweep("train.epochs=2"), "train.epochs") == [2, 2, 2]
+
+
+def test_it_reaches_trials_whose_own_section_replaces_the_one_of_base():
+    assert values(sweep("model.width=4"), "model.width") == [4, 4, 4]
+
+
+def test_a_parameter_of_the_method_is_set_where_a_trial_sets_it():
+    assert values(sweep("method.beta=6"), "method.beta") == ["absent", 6, "absent"]
+
+
+def test_a_place_in_the_file_is_set_exactly_there():
+    assert values(sweep("base.train.epochs=2"), "train.epochs") == [2, 5, 2]
+    assert values(sweep("trials.1.train.epochs=2"), "train.epochs") == [20, 2, 20]
+    assert values(sweep("trials[0].method.name=trades"), "method.name") == ["trades", "trades", "pgd-at"]
+    assert sweep("search={name: random, samples: 3}", "search.samples=4").search.samples == 4
+    assert sweep("seeds=[0, 3]", "trials.2.seeds=7").seeds_of({"trial": 0}) == (0, 3)
+    assert sweep("seeds=[0, 3]", "trials.2.seeds=7").seeds_of({"trial": 2}) == (7,)
+
+
+def test_the_last_name_alone_is_enough_where_one_section_has_it():
+    assert values(sweep("eps=8/255"), "attack.eps") == ["8/255"] * 3
+    assert values(sweep("epochs=2"), "train.epochs") == [2, 2, 2]
+
+
+def test_values_are_yaml():
+    assert values(sweep("train.lr=1e-3"), "train.lr") == [0.001] * 3
+    assert values(sweep("train.nesterov=false"), "train.nesterov") == [False] * 3
+    assert list(
+        sweep("method.beta={uniform: [1, 2]}", "search={name: random, samples: 2}").dimensions(1)
+    ) == ["method.beta"]
+    assert values(sweep("data.root=a=b"), "data.root") == ["a=b"] * 3
+
+
+def test_later_overrides_win():
+    assert values(sweep("train.epochs=2", "train.epochs=3"), "train.epochs") == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epochs", "written field=value"),
+        ("=3", "written field=value"),
+        ("train.epoch=2", "unknown field 'train.epoch' (did you mean 'epochs'?)"),
+        ("trian.epochs=2", "unknown field 'trian' (did you mean 'train'?)"),
+        ("epoch=2", "unknown field 'epoch' (did you mean 'epochs'?)"),
+        ("seed=1", "did you mean 'seeds'?"),
+        ("base.atack.eps=1", "did you mean 'attack'?"),
+        ("trials.0.data.rot=x", "did you mean 'root'?"),
+        ("trials.x.data.root=x", "'trials' is a list"),
+        ("trials.3.train.epochs=2", "the file has 3 trials"),
+        ("train.epochs.x=2", "'train.epochs' is a value"),
+        ("evaluate.image=2", "did you mean 'images'?"),
+        ("helpers.standard.train.epoch=2", "did you mean 'epochs'?"),
+        ("train.lr=[", "malformed YAML"),
+        ("train.epochs=two", "should be a whole number, got 'two'"),
+        ("trials.1.train.epochs=two", "should be a whole number, got 'two'"),
+        ("base.attack.steps=0", "should be greater than or equal to 1, got 0"),
+        ("attack.eps=-8/255", "should be greater than 0"),
+        ("train.lr={grid: [0.1, -1]}", "should be greater than 0, got -1"),
+        ("resources.gpus=2", "one GPU at most"),
+    ],
+)
+def test_a_wrong_override_is_named_with_what_would_be_right(override, words):
+    with pytest.raises(UserError) as refused:
+        sweep(override)
+    message = str(refused.value)
+    assert message.startswith(f"{override}: ")
+    assert words in message
+    assert "\n" not in message
+
+
+def test_an_override_cannot_reach_into_a_search_space():
+    with pytest.raises(UserError, match=r"^model\.width=3: 'model' is .*override 'model' itself"):
+        sweep("model={grid: [{name: mlp}]}", "model.width=3")
+
+
+def test_a_mistake_in_the_file_is_not_blamed_on_an_override():
+    broken = content()
+    broken["base"]["attack"]["eps"] = -1
+    with pytest.raises(UserError, match=r"^f\.yaml: base\.attack\.eps: "):
+        build(broken, "f.yaml", ["train.epochs=2", "trials.1.train.lr=1"])
