@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from evaluation.files import write_whole
 from evaluation.front import Point, hypervolume
@@ -18,11 +20,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours that hold up on white, told apart with every common colour blindness. Their number and
-# that of the markers share no factor, so 42 methods get pairs of their own.
+# that of the markers (matplotlib's, plotly's) share no factor, so 42 methods get pairs of their own.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = (("o", "circle"), ("s", "square"), ("^", "triangle-up"), ("D", "diamond"), ("P", "cross"))
-MARKERS += (("v", "triangle-down"), ("X", "x"))
-INK, FAINT = "#222222", "#8A8A8A"
+MARKERS = (
+    ("o", "circle"),
+    ("s", "square"),
+    ("^", "triangle-up"),
+    ("D", "diamond"),
+    ("v", "triangle-down"),
+    ("P", "cross"),
+    ("X", "x"),
+)
+Line = npt.NDArray[np.float64]  # coordinates [N]
+
+INK, SOFT, FAINT = "#222222", "#555555", "#8A8A8A"
+LEGEND_COLUMNS = 6
+NEAR = 8  # printer's points from a point to its name, beyond which a line joins them
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -43,7 +56,7 @@ STYLE = {
 
 
 def draw(points: Sequence[Point], folder: Path, title: str, attack: str = "all attacks") -> tuple[Path, ...]:
-    """Write ``front.png``, ``front.svg`` and ``front.html`` (needs no network); returns their paths.
+    """Write ``front.png``, ``front.svg`` and ``front.html`` (which needs no network); returns their paths.
 
     Args:
         points: as :func:`evaluation.front.summarise` gives them; there may be none.
@@ -52,16 +65,19 @@ def draw(points: Sequence[Point], folder: Path, title: str, attack: str = "all a
     Raises:
         OSError: naming the file.
     """
+    from matplotlib import rc_context
+
     png, svg, page = (folder / f"front.{end}" for end in ("png", "svg", "html"))
-    figure = _front(points, title, attack)
-    write_whole(png, _bytes(figure, "png"))
-    write_whole(svg, _bytes(figure, "svg"))
+    with rc_context(STYLE):
+        figure = _front(points, title, attack)
+        write_whole(png, _bytes(figure, "png"))
+        write_whole(svg, _bytes(figure, "svg"))
     write_whole(page, _page(points, title, attack).encode())
     return png, svg, page
 
 
 def curves(epochs: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Learning curves of one trial as a PNG: accuracies on the validation split, and the loss with its terms.
+    """Learning curves of one trial as a PNG: accuracy on the validation split, and the loss with its terms.
 
     Args:
         epochs: its ``epoch`` events (``epoch``, ``metrics``, ``best``), in order.
@@ -74,150 +90,286 @@ def curves(epochs: Sequence[Mapping[str, Any]], file: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     with rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+        figure = Figure(figsize=(7.6, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for i, name in enumerate(("val/clean", "val/robust")):
+        for colour, name in zip(COLOURS, ("val/clean", "val/robust"), strict=False):
             at, values = _series(epochs, name)
-            left.plot(at, 100 * values, color=COLOURS[i], marker=".", label=f"{name.removeprefix('val/')}")
-        best = [e["epoch"] for e in epochs if e.get("best")]
+            left.plot(at, 100 * values, color=colour, marker=".", label=name.removeprefix("val/"))
+        best = [e["epoch"] + 1 for e in epochs if e.get("best")]
         if best:
-            left.axvline(best[-1] + 1, color=FAINT, linewidth=0.8, linestyle=":", label="best")
+            left.axvline(best[-1], color=FAINT, linewidth=0.9, linestyle=":", label="best epoch")
         left.set(ylabel="validation accuracy (%)", ylim=(-2, 102))
         terms = sorted({name for e in epochs for name in e["metrics"] if name.startswith("loss/")})
         for i, name in enumerate(["loss", *terms]):
             at, values = _series(epochs, name)
-            colour = INK if i == 0 else COLOURS[(i - 1) % len(COLOURS)]
+            colour = COLOURS[(i - 1) % len(COLOURS)] if i else INK
             right.plot(at, values, color=colour, marker=".", label=name.removeprefix("loss/"))
-        right.set(ylabel="training loss and its terms (nats)")
+        right.set(ylabel="training loss and its terms")
         for axes in (left, right):
-            axes.set(xlabel="epoch")
+            axes.set(xlabel="epochs")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.legend(frameon=False, fontsize=8)
         write_whole(file, _bytes(figure, "png"))
 
 
-def _series(epochs: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], np.ndarray[Any, Any]]:
-    """Epochs counted from 1, and a metric's values, where it was measured."""
-    there = [(e["epoch"] + 1, e["metrics"][name]) for e in epochs if name in e["metrics"]]
-    return [at for at, _ in there], np.array([float(value) for _, value in there])
+def _series(epochs: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], npt.NDArray[np.float64]]:
+    """Epochs done, and a metric's values, where it was measured."""
+    there = [(e["epoch"] + 1, float(e["metrics"][name])) for e in epochs if name in e["metrics"]]
+    return [at for at, _ in there], np.array([value for _, value in there])
+
+
+def _bytes(figure: Figure, form: str) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
+    return out.getvalue()
 
 
 def _front(points: Sequence[Point], title: str, attack: str) -> Figure:
-    """Clean against robust accuracy in %."""
-    from matplotlib import rc_context
+    """Clean against robust accuracy in %; dominated points are lighter and smaller."""
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
-        figure = Figure(figsize=(6.6, 4.8))
-        axes = figure.add_axes((0.1, 0.11, 0.87, 0.73))
-        axes.set(xlabel="clean accuracy (%)", ylabel="robust accuracy (%)")
-        left, right = _limits([100 * p.clean for p in points], [100 * (p.clean_sd or 0) for p in points])
-        low, high = _limits([100 * p.robust for p in points], [100 * (p.robust_sd or 0) for p in points])
-        axes.set(xlim=(left, right), ylim=(low, high))
-        _staircase(axes, points)
-        looks = _looks(points)
-        for method, (colour, marker, _) in looks.items():
-            own = [p for p in points if p.method == method]
-            axes.plot([], [], color=colour, marker=marker, linestyle="none", markersize=6, label=method)
-            for p in own:
-                _point(axes, p, colour, marker)
-        figure.text(0.1, 0.945, title, fontsize=12, fontweight="bold")
-        figure.text(0.1, 0.895, _caption(points, attack), fontsize=8, color="#555555")
-        if looks:
-            axes.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8)
-        else:
-            axes.text(0.5, 0.5, "no finished evaluation", transform=axes.transAxes, ha="center", color=FAINT)
-        _label(axes, points, looks)
+    looks = _looks(points)
+    rows = math.ceil(len(looks) / LEGEND_COLUMNS)
+    figure = Figure(figsize=(6.8, 4.9))
+    axes = figure.add_axes((0.09, 0.1, 0.89, 0.75 - 0.045 * rows))
+    axes.set(xlabel="clean accuracy (%)", ylabel="robust accuracy (%)")
+    axes.set(xlim=_limits([(p.clean, p.clean_sd) for p in points], beyond=0.2))
+    axes.set(ylim=_limits([(p.robust, p.robust_sd) for p in points], beyond=0.1))
+    axes.set_xticks(
+        [tick for tick in axes.get_xticks() if 0 <= tick <= 100 and _between(tick, axes.get_xlim())]
+    )
+    axes.set_yticks(
+        [tick for tick in axes.get_yticks() if 0 <= tick <= 100 and _between(tick, axes.get_ylim())]
+    )
+    figure.text(0.09, 0.95, title, fontsize=12, fontweight="bold")
+    figure.text(
+        0.09, 0.935, "\n".join(_caption(points, attack)), fontsize=8, color=SOFT, verticalalignment="top"
+    )
+    if not points:
+        axes.text(0.5, 0.5, "no finished evaluation", transform=axes.transAxes, ha="center", color=FAINT)
         return figure
-
-
-def _limits(values: Sequence[float], spreads: Sequence[float]) -> tuple[float, float]:
-    """An axis that shows all values with their spreads and room for labels, not narrower than 4 points."""
-    if not values:
-        return 0.0, 100.0
-    low = min(v - s for v, s in zip(values, spreads, strict=True))
-    high = max(v + s for v, s in zip(values, spreads, strict=True))
-    room = max(0.08 * (high - low), 1.0)
-    missing = max(0.0, 4.0 - (high - low) - 2 * room) / 2
-    return low - room - missing, high + room + missing
-
-
-def _staircase(axes: Axes, points: Sequence[Point]) -> None:
-    """The border of what some point reaches in both accuracies, and the region below it."""
-    steps = sorted({(100 * p.clean, 100 * p.robust) for p in points if p.front})
-    if not steps:
-        return
     (left, _), (low, _) = axes.get_xlim(), axes.get_ylim()
-    clean, robust = np.array(steps).T
-    x = np.r_[left, np.repeat(clean, 2)]
-    y = np.r_[np.repeat(robust, 2), low]
-    axes.plot(x, y, color="#555555", linewidth=1.1, zorder=1.5)
-    axes.fill_between(x, y, low, color="#555555", alpha=0.05, linewidth=0, zorder=0.5)
+    x, y = _staircase(points, left, low)
+    axes.plot(x, y, color=SOFT, linewidth=1.1, zorder=1.5)
+    axes.fill_between(x, y, low, color=SOFT, alpha=0.06, linewidth=0, zorder=0.5)
+    for front in (False, True):
+        for method, (colour, marker, _) in looks.items():
+            own = [p for p in points if p.method == method and p.front == front]
+            axes.errorbar(
+                [100 * p.clean for p in own],
+                [100 * p.robust for p in own],
+                xerr=[100 * (p.clean_sd or 0) for p in own],
+                yerr=[100 * (p.robust_sd or 0) for p in own],
+                fmt=marker,
+                color=colour if front else _tint(colour),
+                markersize=7.5 if front else 5,
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+                elinewidth=0.9,
+                zorder=4 if front else 3,
+            )
+            if not front:
+                axes.plot([], [], color=colour, marker=marker, linestyle="none", markersize=6, label=method)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.015, 1.0),
+        ncols=math.ceil(len(looks) / rows),
+        frameon=False,
+        fontsize=8,
+        handletextpad=0.2,
+        columnspacing=1.4,
+    )
+    _name_front(axes, points)
+    return figure
 
 
-def _point(axes: Axes, p: Point, colour: str, marker: str) -> None:
-    """A point with its spread over seeds; lighter and smaller when another dominates it."""
-    axes.errorbar(
-        100 * p.clean,
-        100 * p.robust,
-        xerr=None if p.clean_sd is None else 100 * p.clean_sd,
-        yerr=None if p.robust_sd is None else 100 * p.robust_sd,
-        fmt=marker,
-        color=colour,
-        markersize=7 if p.front else 5,
-        markeredgecolor="white",
-        markeredgewidth=0.6,
-        elinewidth=0.9,
-        capsize=0,
-        alpha=1.0 if p.front else 0.4,
-        zorder=4 if p.front else 3,
+def _caption(points: Sequence[Point], attack: str) -> tuple[str, ...]:
+    """What the numbers are: the attack, the images and seeds behind them, and the area under the front."""
+    if not points:
+        return (attack,)
+    area = hypervolume([(p.clean, p.robust) for p in points])
+    images = " or ".join(f"{n:,}" for n in sorted({p.images for p in points}))
+    seeds = sorted({len(p.seeds) for p in points})
+    if seeds == [1]:
+        many = "one seed each"
+    else:
+        several = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
+        many = f"mean and standard deviation over {several} seeds"
+    chosen = any(p.selection == "test" for p in points)
+    return (
+        f"robust: {attack}, on {images} test images" + (" (some selected on them)" if chosen else ""),
+        f"{many}; hypervolume {area:.3f} above (0, 0)",
     )
 
 
-def _label(axes: Axes, points: Sequence[Point], looks: Mapping[str, tuple[str, str, str]]) -> None:
-    """Name the members of the front, where there is room; a name that moved away gets a line to its point."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.transforms import Bbox
+def _looks(points: Sequence[Point]) -> dict[str, tuple[str, str, str]]:
+    """Per method, in alphabetical order: colour, matplotlib's marker, plotly's marker."""
+    methods = sorted({p.method for p in points})
+    return {
+        method: (COLOURS[i % len(COLOURS)], *MARKERS[i % len(MARKERS)]) for i, method in enumerate(methods)
+    }
 
-    members = sorted((p for p in points if p.front), key=lambda p: p.clean)
-    if not members:
-        return
-    canvas = FigureCanvasAgg(axes.figure)
-    renderer = canvas.get_renderer()
+
+def _tint(colour: str) -> tuple[float, ...]:
+    """A colour, lighter. Unlike transparency it does not let lines shine through."""
+    from matplotlib.colors import to_rgb
+
+    return tuple(1 - 0.45 * (1 - channel) for channel in to_rgb(colour))
+
+
+def _limits(values: Sequence[tuple[float, float | None]], beyond: float) -> tuple[float, float]:
+    """An axis in % that holds means and spreads, at least 4 points wide, with a share ``beyond`` for names."""
+    if not values:
+        return 0.0, 100.0
+    low = min(100 * (mean - (sd or 0)) for mean, sd in values)
+    high = max(100 * (mean + (sd or 0)) for mean, sd in values)
+    width = max(high - low, 4.0)
+    low = max((low + high - width) / 2, min(low, 0.0))
+    return low - 0.06 * width, low + (1 + beyond) * width
+
+
+def _between(value: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= value <= limits[1]
+
+
+def _staircase(points: Sequence[Point], left: float, low: float) -> tuple[Line, Line]:
+    """The border, in %, of what is reached in both accuracies at once: corners from the left to the bottom edge."""
+    steps = sorted({(100 * p.clean, 100 * p.robust) for p in points if p.front})
+    clean, robust = np.array(steps).T
+    return np.r_[left, np.repeat(clean, 2)], np.r_[np.repeat(robust, 2), low]
+
+
+def _name_front(axes: Axes, points: Sequence[Point]) -> None:
+    """Name the members of the front beside them.
+
+    A name without room nearby moves away and a line leads to it; one without room anywhere is left out.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
     frame = axes.get_window_extent(renderer)
-    scale = axes.figure.dpi / 72
-    dots = axes.transData.transform([(100 * p.clean, 100 * p.robust) for p in points])
-    taken = [Bbox.from_bounds(x - 4 * scale, y - 4 * scale, 8 * scale, 8 * scale) for x, y in dots]
-    legend = axes.get_legend()
-    if legend is not None:
-        taken.append(legend.get_window_extent(renderer))
-    seen: set[tuple[float, float]] = set()
-    for p in members:
-        if (p.clean, p.robust) in seen:
-            continue
-        seen.add((p.clean, p.robust))
-        same = [q.label for q in members if (q.clean, q.robust) == (p.clean, p.robust)]
-        text = axes.annotate(
-            same[0] if len(same) == 1 else f"{same[0]} (+{len(same) - 1})",
-            (100 * p.clean, 100 * p.robust),
-            textcoords="offset points",
-            fontsize=8,
-            color=looks[p.method][0],
-            zorder=6,
-        )
-        best = None
-        for reach in (7, 16, 28, 42, 60):
-            for dx, dy, across, up in PLACES:
-                text.set(position=(reach * dx, reach * dy), horizontalalignment=across, verticalalignment=up)
-                box = text.get_window_extent(renderer).padded(1.0)
-                if not (frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)):
-                    continue
-                if not any(box.overlaps(other) for other in taken):
-                    best = (reach, dx, dy, across, up)
-                    break
-            if best:
+    unit = axes.figure.dpi / 72  # a printer's point
+    members: dict[tuple[float, float], list[Point]] = {}
+    for p in sorted(points, key=lambda p: p.clean):
+        if p.front:
+            members.setdefault((100 * p.clean, 100 * p.robust), []).append(p)
+    looks = _looks(points)
+    taken = _covered(axes, points, 4 * unit)
+    for at, here in members.items():
+        centre = axes.transData.transform(at)
+        name = here[0].label + (f" and {len(here) - 1} more" if len(here) > 1 else "")
+        text = axes.text(*at, name, fontsize=8, color=looks[here[0].method][0], zorder=6)
+        for dx, dy, across, up in _places():
+            end = centre + unit * np.array((dx, dy))
+            text.set(position=axes.transData.inverted().transform(end), ha=across, va=up)
+            box = text.get_window_extent(renderer)
+            away = math.hypot(dx, dy) > NEAR
+            # A line to a name is as good as a row of dots, as far as covering goes.
+            line = np.linspace(centre, end, 9)[3:-1] if away else np.zeros((0, 2))
+            cover = np.vstack([box.extents, np.hstack([line - unit, line + unit])])
+            within = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if within and not _overlap(cover, taken):
+                taken = np.vstack([taken, cover])
+                if away:
+                    axes.plot(
+                        *zip(at, text.get_position(), strict=True), color=FAINT, linewidth=0.5, zorder=2
+                    )
                 break
-        if best is None:
+        else:
             text.remove()
-            continue
-        taken.append(text.get_window_extent(renderer))
+
+
+def _covered(axes: Axes, points: Sequence[Point], half: float) -> Line:
+    """Boxes [N, 4] (x0, y0, x1, y1, in pixels) over the markers and over the bars of the front's members."""
+    dots = axes.transData.transform([(100 * p.clean, 100 * p.robust) for p in points])
+    boxes = [np.hstack([dots - half, dots + half])]
+    for p in points:
+        if p.front and p.clean_sd is not None and p.robust_sd is not None:
+            centre, sd = 100 * np.array((p.clean, p.robust)), 100 * np.array((p.clean_sd, p.robust_sd))
+            bars = [[centre - sd * along, centre + sd * along] for along in np.eye(2)]
+            boxes.append(axes.transData.transform(np.reshape(bars, (4, 2))).reshape(2, 4))
+    return np.vstack(boxes)
+
+
+def _overlap(some: Line, others: Line) -> bool:
+    """Does any box of ``some`` [N, 4] overlap any of ``others`` [M, 4]?"""
+    a, b = some[:, None], others[None]
+    return bool(((a[..., :2] < b[..., 2:]) & (b[..., :2] < a[..., 2:])).all(axis=2).any())
+
+
+def _places() -> Iterator[tuple[float, float, str, str]]:
+    """Offsets of a name from its point, in printer's points, nearest first; beyond the front before behind it."""
+    for reach in (6, 14, 24, 36, 50, 66):
+        yield reach * 0.7, reach * 0.7, "left", "bottom"
+        yield reach, 0, "left", "center"
+        yield 0, reach, "center", "bottom"
+        yield reach, reach * 0.5, "left", "bottom"
+        yield reach * 0.5, reach, "left", "bottom"
+    for reach in (6, 14, 24, 36, 50):
+        yield -reach * 0.7, -reach * 0.7, "right", "top"
+        yield -reach, 0, "right", "center"
+
+
+def _page(points: Sequence[Point], title: str, attack: str) -> str:
+    """The front as one HTML page; hovering shows method, parameters, seeds and keys."""
+    from plotly import graph_objects as go
+
+    figure = go.Figure()
+    xlim = _limits([(p.clean, p.clean_sd) for p in points], beyond=0.2)
+    ylim = _limits([(p.robust, p.robust_sd) for p in points], beyond=0.1)
+    if points:
+        x, y = _staircase(points, xlim[0], ylim[0])
+        line = {"color": "#666666", "width": 1.5}
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, name="front", hoverinfo="skip")
+    for method, (colour, _, symbol) in _looks(points).items():
+        own = [p for p in points if p.method == method]
+        figure.add_scatter(
+            x=[100 * p.clean for p in own],
+            y=[100 * p.robust for p in own],
+            error_x=_bars([p.clean_sd for p in own], colour),
+            error_y=_bars([p.robust_sd for p in own], colour),
+            mode="markers",
+            name=html.escape(method),
+            marker={
+                "color": colour,
+                "symbol": symbol,
+                "size": [12 if p.front else 8 for p in own],
+                "opacity": [1.0 if p.front else 0.45 for p in own],
+            },
+            hovertext=[_hover(p) for p in own],
+            hoverinfo="text",
+        )
+    caption = "; ".join(_caption(points, attack))
+    figure.update_layout(
+        title={"text": f"<b>{html.escape(title)}</b><br><sup>{html.escape(caption)}</sup>"},
+        xaxis={"title": "clean accuracy (%)", "range": xlim},
+        yaxis={"title": "robust accuracy (%)", "range": ylim},
+        template="plotly_white",
+        hoverlabel={"align": "left"},
+    )
+    page: str = figure.to_html(include_plotlyjs=True, config={"displaylogo": False})
+    return page
+
+
+def _bars(spreads: Sequence[float | None], colour: str) -> dict[str, Any]:
+    return {"array": [100 * (sd or 0) for sd in spreads], "color": colour, "thickness": 1, "width": 0}
+
+
+def _hover(p: Point) -> str:
+    def measured(mean: float, sd: float | None, interval: tuple[float, float]) -> str:
+        spread = "" if sd is None else f" ± {100 * sd:.2f}"
+        return f"{100 * mean:.2f}{spread} % (95 %: {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+    lines = {
+        "": f"<b>{html.escape(p.label)}</b>",
+        "method": html.escape(p.method),
+        "loss": html.escape(p.formula),
+        **{html.escape(name): html.escape(str(value)) for name, value in p.parameters.items()},
+        "clean": measured(p.clean, p.clean_sd, p.clean_interval),
+        "robust": measured(p.robust, p.robust_sd, p.robust_interval),
+        "images": str(p.images),
+        "seeds": ", ".join(map(str, p.seeds)),
+        "keys": ", ".join(p.keys),
+        "remarks": html.escape("; ".join(p.remarks)),
+    }
+    return "<br>".join(f"{name}: {value}" if name else value for name, value in lines.items() if value)

@@ -23,5 +23,7 @@ def write_whole(file: Path, content: bytes) -> None:
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(file)) from error
     finally:
-        with contextlib.suppress(OSError):  # there is nothing to remove after success, or where no folder could be made
+        with contextlib.suppress(
+            OSError
+        ):  # there is nothing to remove after success, or where no folder could be made
             draft.unlink()

@@ -176,7 +176,9 @@ def _measure(
     labels = bench.labels.cpu().numpy()
     correct = predictions == labels
     cascade = _cascade(spec.attacks, classes)
-    left_out = [name for name in MEMBERS if name not in members(classes)] if "autoattack" in spec.attacks else []
+    left_out = (
+        [name for name in MEMBERS if name not in members(classes)] if "autoattack" in spec.attacks else []
+    )
     if left_out:
         log.warning("AutoAttack on %d classes is %s only", classes, " and ".join(cascade))
 
@@ -276,7 +278,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

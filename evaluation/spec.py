@@ -32,7 +32,9 @@ class EvaluationSpec(Part):
     def _known(cls, attacks: tuple[str, ...]) -> tuple[str, ...]:
         for name in attacks:
             if name not in ATTACKS:
-                raise ValueError(f"no attack '{name}'{nearest(name, ATTACKS)}; there are: {', '.join(ATTACKS)}")
+                raise ValueError(
+                    f"no attack '{name}'{nearest(name, ATTACKS)}; there are: {', '.join(ATTACKS)}"
+                )
         if not attacks:
             raise ValueError("name at least one attack")
         return attacks

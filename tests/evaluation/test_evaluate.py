@@ -1,0 +1,432 @@
+"""Evaluations end to end: verdicts, what an outcome says, interruption, and the library's own answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Pair, digits, small_net, train
+from torch import nn
+
+from evaluation import files, outcomes, progress, run
+from evaluation.autoattack import MEMBERS
+from evaluation.outcomes import Outcome
+from evaluation.spec import EvaluationSpec
+from training.errors import Stopped, UserError
+from training.spec import AttackSpec
+
+CPU = torch.device("cpu")
+Trained = tuple[nn.Module, Pair]
+
+
+def evaluate(
+    network: nn.Module,
+    test: Pair,
+    file: Path,
+    attacks: tuple[str, ...],
+    *,
+    eps: float = 0.1,
+    norm: str = "linf",
+    tell: run.Tell = lambda attack, done, of: None,
+    stop: run.Stop = lambda: None,
+    seed: int = 0,
+    **spec: int,
+) -> tuple[dict[str, float], Outcome]:
+    wanted = EvaluationSpec(attacks=attacks, **spec)
+    threat = AttackSpec(norm=norm, eps=eps)
+    metrics = run.evaluate(
+        network, test, wanted, threat, key="k", outcome=file, device=CPU, seed=seed, tell=tell, stop=stop
+    )
+    return metrics, outcomes.read(file)
+
+
+@pytest.mark.parametrize(("norm", "eps", "asked"), [("linf", 0.15, MEMBERS), ("l2", 0.7, MEMBERS[:2])])
+def test_every_member_agrees_with_the_librarys_own_cascade(
+    trained: Trained, tmp_path: Path, norm: str, eps: float, asked: tuple[str, ...]
+) -> None:
+    from pyautoattack import AutoAttack
+
+    network, test = trained
+    count, batch = 24, 16
+    told: list[tuple[str, int, int]] = []
+    metrics, ours = evaluate(
+        network,
+        test,
+        tmp_path / "e.parquet",
+        ("autoattack",) if asked == MEMBERS else asked,
+        norm=norm,
+        eps=eps,
+        images=count,
+        batch_size=batch,
+        tell=lambda *facts: told.append(facts),
+    )
+    x, y = test.images[:count].float() / 255, test.labels[:count]
+    # The library tells only what is left at its end, so it is asked for beginnings of its cascade.
+    for last in {1, 2, len(asked)}:
+        library = AutoAttack(network, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, seed=0)
+        library.attacks_to_run = list(asked[:last])
+        _, predicted = library.run_standard_evaluation(x, y, batch_size=batch)
+        assert ours.columns[asked[last - 1]].tolist() == (predicted == y).tolist()
+
+    standing = [metrics[name] for name in ("clean", *asked)]
+    assert standing == sorted(standing, reverse=True)
+    assert 0 < metrics["robust"] == standing[-1] < metrics["clean"]
+    assert metrics.get("autoattack", standing[-1]) == standing[-1]
+    attacked = [round(s * count) for s in standing[:-1]]
+    assert [ours.facts["attacked"][name] for name in asked] == attacked
+    assert [done for name, done, _ in told if name == "apgd-ce"] == [16, attacked[0]]
+    assert not any(ours.facts["strays"].values())
+
+
+def test_a_network_trained_the_standard_way_falls(standard: Trained, tmp_path: Path) -> None:
+    network, test = standard
+    metrics, outcome = evaluate(
+        network, test, tmp_path / "e.parquet", ("pgd", "autoattack"), eps=0.3, images=100
+    )
+    assert metrics["clean"] > 0.9
+    assert metrics["robust"] <= metrics["pgd"] <= 0.02
+    assert metrics["autoattack"] <= 0.01
+    assert outcome.facts["attacked"]["apgd-ce"] == round(100 * metrics["clean"])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("attack", ["pgd", "apgd-ce", "apgd-t", "fab-t", "square"])
+def test_an_attack_asked_for_alone_breaks_images_that_are_right(
+    trained: Trained, tmp_path: Path, attack: str, norm: str
+) -> None:
+    network, test = trained
+    eps = {"linf": 0.35, "l2": 2.0}[norm]
+    metrics, outcome = evaluate(
+        network, test, tmp_path / "e.parquet", (attack,), norm=norm, eps=eps, images=30
+    )
+    assert metrics.keys() == {"clean", "robust", attack}
+    assert outcome.facts["attacked"] == {attack: round(30 * metrics["clean"])}
+    assert metrics["robust"] == metrics[attack] < 0.5 < metrics["clean"]
+    assert not (outcome.columns[attack] & ~outcome.columns["correct"]).any()
+
+
+def test_verdicts_and_metadata_of_an_outcome(trained: Trained, tmp_path: Path) -> None:
+    network, test = trained
+    metrics, outcome = evaluate(network, test, tmp_path / "e.parquet", ("pgd", "apgd-ce"), images=50)
+    logits = network(test.images[:50].float() / 255).detach()
+    labels = test.labels[:50]
+    others = logits.clone()
+    others[torch.arange(50), labels] = -torch.inf
+    margins = logits[torch.arange(50), labels] - others.amax(1)
+    columns = outcome.columns
+    assert list(columns) == [
+        *("index", "label", "clean_prediction", "clean_margin", "correct", "pgd", "apgd-ce", "robust")
+    ]
+    assert columns["index"].tolist() == list(range(50))
+    assert columns["label"].tolist() == labels.tolist()
+    assert columns["clean_prediction"].tolist() == logits.argmax(1).tolist()
+    np.testing.assert_allclose(columns["clean_margin"], margins, atol=1e-5)
+    assert (columns["correct"] == (columns["clean_margin"] > 0)).all()
+    assert (columns["robust"] == (columns["correct"] & columns["pgd"] & columns["apgd-ce"])).all()
+    assert metrics == outcome.metrics()
+
+    spec = EvaluationSpec(attacks=("pgd", "apgd-ce"), images=50)
+    facts = outcome.facts
+    assert facts["key"] == "k"
+    assert facts["evaluation"] == spec.digest(AttackSpec(eps=0.1))
+    assert EvaluationSpec.model_validate(facts["spec"]) == spec
+    assert (facts["threat"], facts["checkpoint"], facts["seed"]) == ({"norm": "linf", "eps": 0.1}, "best", 0)
+    assert (facts["classes"], facts["cascade"], facts["left_out"], facts["folded"]) == (
+        10,
+        ["apgd-ce"],
+        [],
+        True,
+    )
+    assert facts["versions"]["pyautoattack"] == "0.2.0"
+    assert not (tmp_path / "e.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("classes", "left_out"), [(2, ["apgd-t", "fab-t"]), (3, ["apgd-t", "fab-t"]), (5, [])]
+)
+def test_autoattack_on_few_classes(tmp_path: Path, caplog, classes: int, left_out: list[str]) -> None:
+    torch.manual_seed(0)
+    learn, test = digits(classes)
+    network = train(nn.Sequential(nn.Flatten(), nn.Linear(64, classes)), learn, epochs=3)
+    metrics, outcome = evaluate(network, test, tmp_path / "e.parquet", ("autoattack",), eps=0.2, images=40)
+    ran = [name for name in MEMBERS if name not in left_out]
+    assert outcome.facts["cascade"] == ran
+    assert outcome.facts["left_out"] == left_out
+    assert metrics.keys() == {"clean", "robust", "autoattack", *ran}
+    assert metrics["autoattack"] < metrics["clean"]
+    told = f"AutoAttack on {classes} classes is apgd-ce and square only"
+    assert (told in caplog.text) == bool(left_out)
+
+
+def test_few_classes_take_every_other_class_as_target(tmp_path: Path, monkeypatch) -> None:
+    from pyautoattack import AutoAttack
+
+    seen = []
+
+    def look(ensemble: AutoAttack, x: torch.Tensor, y: torch.Tensor, **settings: int):
+        members = (ensemble.apgd, ensemble.apgd_targeted, ensemble.fab)
+        restarts = [member.n_restarts for member in members]
+        seen.append((ensemble.apgd_targeted.n_target_classes, ensemble.fab.n_target_classes, restarts))
+        return x, y
+
+    monkeypatch.setattr(AutoAttack, "run_standard_evaluation", look)
+    torch.manual_seed(0)
+    for classes in (5, 10, 12):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+        images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)
+        labels = network(images.float() / 255).argmax(1)
+        evaluate(network, Pair(images, labels), tmp_path / f"{classes}.parquet", ("apgd-t",))
+    assert seen == [(4, 4, [1, 1, 1]), (9, 9, [1, 1, 1]), (9, 9, [1, 1, 1])]
+
+
+def test_an_attack_that_few_classes_do_not_allow_is_refused(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(UserError, match=r"evaluate\.attacks: 'apgd-t' needs at least 4 classes"):
+        evaluate(network, digits(3)[1], tmp_path / "e.parquet", ("apgd-t",))
+
+
+def test_more_images_than_there_are_is_refused(trained: Trained, tmp_path: Path) -> None:
+    network, test = trained
+    with pytest.raises(
+        UserError, match=r"evaluate\.images: 100000 images asked for, and the test set has 540"
+    ):
+        evaluate(network, test, tmp_path / "e.parquet", ("pgd",), images=100_000)
+
+
+def test_pgd_verdicts_do_not_depend_on_the_batches(trained: Trained, tmp_path: Path) -> None:
+    network, test = trained
+    columns = [
+        evaluate(network, test, tmp_path / f"{size}.parquet", ("pgd",), images=200, batch_size=size)[
+            1
+        ].columns
+        for size in (200, 7)
+    ]
+    assert columns[0]["pgd"].tolist() == columns[1]["pgd"].tolist()
+    assert 0.1 < columns[0]["pgd"].mean() < columns[0]["correct"].mean() - 0.1
+
+
+def test_images_outside_the_ball_do_not_count(trained: Trained, tmp_path: Path, monkeypatch, caplog) -> None:
+    network, test = trained
+    monkeypatch.setattr(
+        run.Member, "__call__", lambda self, network, x, labels, indices: torch.rand_like(x).round()
+    )
+    metrics, outcome = evaluate(network, test, tmp_path / "e.parquet", ("apgd-ce",), images=50)
+    assert metrics["robust"] == metrics["clean"]
+    assert outcome.facts["strays"] == outcome.facts["attacked"]
+    assert "left the ball" in caplog.text
+
+
+def test_a_network_that_answers_nan_is_neither_right_nor_robust(tmp_path: Path) -> None:
+    class Nan(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(x), 10), torch.nan)
+
+    test = Pair(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    metrics, _ = evaluate(Nan(), test, tmp_path / "e.parquet", ("pgd", "autoattack"))
+    assert set(metrics.values()) == {0.0}
+
+
+def test_the_network_handed_in_is_left_as_it_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = small_net().train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    evaluate(network, digits()[1], tmp_path / "e.parquet", ("pgd", "apgd-ce"), images=20)
+    assert network.training
+    assert all(weight.requires_grad and weight.grad is None for weight in network.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+# Interruption. Few classes, so that few targets and little time: three attacks in two batches each.
+WORK = {"attacks": ("pgd", "apgd-ce", "apgd-t"), "images": 24, "batch_size": 12, "pgd_steps": 3}
+BATCHES = 6
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+@pytest.fixture(scope="module")
+def four() -> Trained:
+    """A network for four classes, of which some images fall to each attack."""
+    torch.manual_seed(0)
+    learn, test = digits(4)
+    return train(small_net(4), learn, epochs=3), test
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(four: Trained, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return evaluate(*four, tmp_path_factory.mktemp("whole") / "e.parquet", **WORK)[1]
+
+
+def assert_same_verdicts(one: Outcome, other: Outcome) -> None:
+    assert one.columns.keys() == other.columns.keys()
+    for name, column in one.columns.items():
+        assert column.tolist() == other.columns[name].tolist(), name
+    assert {**one.facts, "seconds": None} == {**other.facts, "seconds": None}
+
+
+@pytest.mark.parametrize("torn", ["before", "within", "after"])
+def test_killed_at_any_write_it_goes_on_to_the_same_verdicts(
+    four: Trained, uninterrupted: Outcome, tmp_path: Path, monkeypatch, torn: str
+) -> None:
+    real = files.write_whole
+    writes = {"left": 0, "done": 0}
+
+    def dying(file: Path, content: bytes) -> None:
+        if writes["left"] == 0:
+            if torn == "within":  # what a process killed in a write leaves on a disk that keeps no order
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content[: len(content) // 2])
+                file.with_name(f".{file.name}.99.tmp").write_bytes(content[: len(content) // 3])
+            elif torn == "after":
+                real(file, content)
+            raise Killed
+        writes["left"] -= 1
+        writes["done"] += 1
+        real(file, content)
+
+    monkeypatch.setattr(progress, "write_whole", dying)
+    monkeypatch.setattr(outcomes, "write_whole", dying)
+    file = tmp_path / "e.parquet"
+    kills = 0
+    while True:
+        # Each life gets one write further than the one before it needed to.
+        writes["left"] = 1 if torn != "after" else 0
+        try:
+            _, outcome = evaluate(*four, file, **WORK)
+            break
+        except Killed:
+            kills += 1
+            assert kills < 30
+    assert_same_verdicts(outcome, uninterrupted)
+    assert kills >= BATCHES + 1
+    assert sorted(os.listdir(tmp_path)) == ["e.parquet"] or torn == "within"
+
+
+def test_what_is_on_disk_is_not_attacked_again(
+    four: Trained, uninterrupted: Outcome, tmp_path, monkeypatch
+) -> None:
+    network, test = four
+    attacked: list[int] = []
+    real = run._Bench.attack
+
+    def counting(bench, attack, indices):
+        attacked.append(len(indices))
+        return real(bench, attack, indices)
+
+    monkeypatch.setattr(run._Bench, "attack", counting)
+    file = tmp_path / "e.parquet"
+
+    def die_after(batches: int) -> Callable[[str, int, int], None]:
+        calls = iter(range(batches))
+        return lambda attack, done, of: next(calls, None) is None and (_ for _ in ()).throw(Killed)
+
+    with pytest.raises(Killed):
+        evaluate(network, test, file, tell=die_after(4), **WORK)
+    first = len(attacked)
+    _, outcome = evaluate(network, test, file, **WORK)
+    assert first == 5
+    assert len(attacked) == BATCHES, "verdicts reach the disk before they are told of"
+    assert_same_verdicts(outcome, uninterrupted)
+    evaluate(network, test, file, **WORK)
+    assert len(attacked) == BATCHES, "a finished outcome is read, not made again"
+
+
+@pytest.mark.parametrize("change", ["weights", "images", "seed", "eps"])
+def test_progress_of_another_evaluation_is_not_taken_over(four: Trained, tmp_path: Path, change: str) -> None:
+    network, test = four
+    file = tmp_path / "e.parquet"
+
+    def killed(attack: str, done: int, of: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        evaluate(network, test, file, tell=killed, **WORK)
+    assert (tmp_path / "e.partial" / "pgd.00000.json").exists()
+    settings: dict[str, float] = {}
+    if change == "weights":
+        torch.manual_seed(9)
+        network = small_net(4)
+    elif change == "images":
+        test = Pair(test.images.flip(0), test.labels.flip(0))
+    else:
+        settings = {"seed": 1} if change == "seed" else {"eps": 0.2}
+    _, resumed = evaluate(network, test, file, **settings, **WORK)
+    _, fresh = evaluate(network, test, tmp_path / "fresh.parquet", **settings, **WORK)
+    assert_same_verdicts(resumed, fresh)
+
+
+def test_an_outcome_of_other_weights_is_made_again(four: Trained, tmp_path: Path) -> None:
+    network, test = four
+    file = tmp_path / "e.parquet"
+    first, _ = evaluate(small_net(4).eval(), test, file, ("pgd",), images=50)
+    second, _ = evaluate(network, test, file, ("pgd",), images=50)
+    assert first["clean"] < 0.6 < second["clean"]
+
+
+def test_a_request_to_stop_is_heard_within_a_batch(
+    four: Trained, uninterrupted: Outcome, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(run, "ASK_EVERY_S", 0.0)
+    network, test = four
+    file = tmp_path / "e.parquet"
+    told: list[str] = []
+    for patience in (1, 60, 150):
+        asked = iter(range(patience))
+        with pytest.raises(Stopped) as stopped:
+            evaluate(
+                network,
+                test,
+                file,
+                stop=lambda asked=asked: None if next(asked, None) is not None else "signal",
+                tell=lambda attack, done, of: told.append(attack),
+                **WORK,
+            )
+        assert stopped.value.why == "signal"
+    assert told
+    _, outcome = evaluate(network, test, file, **WORK)
+    assert_same_verdicts(outcome, uninterrupted)
+
+
+def test_a_real_kill_in_the_middle_of_a_batch(four: Trained, uninterrupted: Outcome, tmp_path: Path) -> None:
+    network, test = four
+    torch.save((network, test.images, test.labels), tmp_path / "work.pt")
+    script = f"""
+        import os, sys, torch
+        from pathlib import Path
+        from types import SimpleNamespace
+        from evaluation import run
+        from evaluation.spec import EvaluationSpec
+        from training.spec import AttackSpec
+
+        torch.set_num_threads(1)
+        network, images, labels = torch.load({str(tmp_path / "work.pt")!r}, weights_only=False)
+        forwards = iter(range(150))
+        run.ASK_EVERY_S = 0.0
+        run.evaluate(
+            network,
+            SimpleNamespace(images=images, labels=labels),
+            EvaluationSpec.model_validate_json({json.dumps(json.dumps(WORK))}),
+            AttackSpec(eps=0.1),
+            key="k",
+            outcome=Path({str(tmp_path / "e.parquet")!r}),
+            device=torch.device("cpu"),
+            tell=lambda *facts: None,
+            stop=lambda: os.kill(os.getpid(), {int(signal.SIGKILL)}) if next(forwards, None) is None else None,
+        )
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert len(list((tmp_path / "e.partial").glob("*.json"))) > 3
+    assert not (tmp_path / "e.parquet").exists()
+    _, outcome = evaluate(network, test, tmp_path / "e.parquet", **WORK)
+    assert_same_verdicts(outcome, uninterrupted)
