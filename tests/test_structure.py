@@ -48,12 +48,25 @@ def test_imports_run_one_way(package):
 
 def modules_after(statement: str) -> set[str]:
     program = f"{statement}\nimport sys\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 
 def test_the_command_line_starts_without_the_heavy_libraries():
-    heavy = {"torch", "ray", "mlflow", "pandas", "matplotlib", "plotly", "pyarrow", "optuna", "sklearn", "numpy"}
+    heavy = {
+        "torch",
+        "ray",
+        "mlflow",
+        "pandas",
+        "matplotlib",
+        "plotly",
+        "pyarrow",
+        "optuna",
+        "sklearn",
+        "numpy",
+    }
     assert not modules_after("import orchestrate.cli") & heavy
 
 

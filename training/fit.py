@@ -112,6 +112,8 @@ class Training:
         helpers: Mapping[str, nn.Module],
     ) -> None:
         self.spec, self.folder, self.key, self.device = spec, folder, key, device
+        # Algorithms chosen by timing would make a resumed run differ from an uninterrupted one on a GPU.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.method: Method = build_method(spec.method, spec.attack)
         self.schedule = build_schedule(spec.train.schedule, spec.train.lr)
         self.forward = Forward(spec.train, device)
@@ -272,7 +274,7 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.spec.seed, "initialisation"))
             shape = data.train.images.shape
-            student = build_model(
+            student: nn.Module = build_model(
                 self.spec.model, (shape[1], shape[2], shape[3]), data.classes, data.mean, data.std
             )
         form = torch.channels_last if train.channels_last else torch.contiguous_format

@@ -36,7 +36,7 @@ class Judge:
         robust = torch.zeros((), device=self.device)
         with searching(network, "eval"):
             for i, (images, labels) in enumerate(
-                zip(self.images.split(BATCH), self.labels.split(BATCH), strict=True)
+                zip(torch.split(self.images, BATCH), torch.split(self.labels, BATCH), strict=True)
             ):
                 x = images.float().div(255).contiguous(memory_format=self.form)
                 label = torch.nn.functional.one_hot(labels, self.classes).to(x.dtype)

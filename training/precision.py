@@ -14,8 +14,8 @@ from training.spec import TrainSpec
 class Forward:
     """Calls a network as a spec's ``train`` section says.
 
-    With ``compile`` there is one compiled callable per (network, mode, what the gradient is for): one function
-    for all of them would be recompiled at every change of mode and soon given up on.
+    With ``compile`` there is one compiled callable per (network, mode, what the gradient is for, batch size): one
+    function for all of them would be recompiled at every change of mode and soon given up on.
     """
 
     def __init__(self, train: TrainSpec, device: torch.device, backend: str = "inductor") -> None:
@@ -40,7 +40,15 @@ class Forward:
         norm = next((m for m in network.modules() if isinstance(m, nn.BatchNorm2d)), None)
         tracked = norm is not None and norm.track_running_stats
         gradient = torch.is_grad_enabled()
-        key = (id(network), network.training, tracked, gradient, x.requires_grad, first.requires_grad)
+        key = (
+            id(network),
+            network.training,
+            tracked,
+            gradient,
+            x.requires_grad,
+            first.requires_grad,
+            x.shape,
+        )
         if key not in self.compiled:
             self.compiled[key] = torch.compile(_own_copy(network), dynamic=False, backend=self.backend)
         return self.compiled[key]

@@ -67,9 +67,10 @@ class L2:
 
 def _norms(x: Tensor) -> Tensor:
     """Euclidean norm of every image, [N, 1, 1, 1], never zero."""
-    return x.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
+    norms: Tensor = torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
+    return norms.clamp(min=1e-12)
 
 
 def ball(attack: AttackSpec) -> Ball:
     """The ball that a spec names."""
-    return {"linf": Linf, "l2": L2}[attack.norm](attack.eps)
+    return Linf(attack.eps) if attack.norm == "linf" else L2(attack.eps)

@@ -77,7 +77,11 @@ def hat(net: nn.Module, x: Tensor, y: Tensor, standard: nn.Module) -> Tensor:
     return trades_loss(net(x), net(x_adv), y) + GAMMA * helped
 
 
-LOSSES = {"pgd-at": (pgd_at, {}), "trades": (trades, {"beta": BETA}), "hat": (hat, {"beta": BETA, "gamma": GAMMA})}
+LOSSES = {
+    "pgd-at": (pgd_at, {}),
+    "trades": (trades, {"beta": BETA}),
+    "hat": (hat, {"beta": BETA, "gamma": GAMMA}),
+}
 NETWORKS = {
     "small-cnn, 1x8x8, batch 64": ({"name": "small-cnn"}, (1, 8, 8), 64),
     "resnet18 width 16, 3x32x32, batch 16": ({"name": "resnet18", "width": 16}, (3, 32, 32), 16),
@@ -112,7 +116,9 @@ def training_of(method: str, parameters: dict[str, float], model: dict, shape: t
 
 def straight_line(method: str, ours: Training, batch: int) -> Callable[[], None]:
     """The same step without any of our parts, on a copy of the same network and data."""
-    again = training_of(method, LOSSES[method][1], ours.spec.model.model_dump(), tuple(ours.facts["shape"]), batch)
+    again = training_of(
+        method, LOSSES[method][1], ours.spec.model.model_dump(), tuple(ours.facts["shape"]), batch
+    )
     net = again.networks["student"].train()
     standard = again.networks.get("standard", net)
     images, labels = ours.batches.images, ours.batches.labels
@@ -146,7 +152,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     pairs = 2 if given.smoke else given.pairs
-    print(f"{'network':<38} {'method':<8} {'ours ms':>9} {'loop ms':>9} {'ratio':>6}   (medians of {pairs} pairs)")
+    print(
+        f"{'network':<38} {'method':<8} {'ours ms':>9} {'loop ms':>9} {'ratio':>6}   (medians of {pairs} pairs)"
+    )
     for label, (model, shape, batch) in list(NETWORKS.items())[: 1 if given.smoke else None]:
         for method, (_, parameters) in LOSSES.items():
             ours = training_of(method, parameters, model, shape, batch)

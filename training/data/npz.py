@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -61,26 +63,34 @@ def _file(root: Path) -> Path:
 
 def _arrays(file: Path) -> dict[str, NDArray[np.generic]]:
     """The four arrays, or images and labels."""
-    try:
+    with _reading(file):
         archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, NpzFile):
-            raise UserError(f"data.root: {file} is a single array, not an .npz archive")
-        with archive:
-            for keys in (SPLIT, *WHOLE):
-                if all(key in archive.files for key in keys):
-                    return {key: archive[key] for key in keys}
+    if not isinstance(archive, NpzFile):
+        raise UserError(f"data.root: {file} is a single array, not an .npz archive")
+    with archive:
+        keys = next((keys for keys in (SPLIT, *WHOLE) if set(keys) <= set(archive.files)), None)
+        if keys is None:
             held = ", ".join(archive.files) or "nothing"
-    except OSError as error:
-        raise UserError(f"data.root: {file} cannot be read: {error.strerror or error}") from None
+            raise UserError(
+                f"data.root: {file} must hold {', '.join(SPLIT)}, or images and labels; it holds {held}"
+            )
+        with _reading(file):
+            return {key: archive[key] for key in keys}
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """What NumPy and zipfile raise for a bad file, as the sentence for the user."""
+    try:
+        yield
     except (EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"data.root: {file} is truncated or damaged: {error}") from None
-    except UserError:
-        raise
-    except ValueError:  # NumPy's word for an array of Python objects, and for a file that is no archive
+    except (ValueError, NotImplementedError, RuntimeError):  # Python objects, no archive, encrypted, ...
         raise UserError(
             f"data.root: {file} is damaged, or holds Python objects, which are not read"
         ) from None
-    raise UserError(f"data.root: {file} must hold {', '.join(SPLIT)}, or images and labels; it holds {held}")
+    except OSError as error:
+        raise UserError(f"data.root: {file} cannot be read: {error.strerror or error}") from None
 
 
 def _part(images: NDArray[np.generic], labels: NDArray[np.generic], classes: int | None, where: str) -> Part:

@@ -56,8 +56,8 @@ class Raw:
         sha = hashlib.sha256(f"{self.classes}".encode())
         for part in (self.train, self.test):
             sha.update(f"{part.images.shape}".encode())
-            sha.update(np.ascontiguousarray(part.images))
-            sha.update(np.ascontiguousarray(part.labels.astype("<i8")))
+            sha.update(np.ascontiguousarray(part.images).data)
+            sha.update(np.ascontiguousarray(part.labels.astype("<i8")).data)
         return sha.hexdigest()[:16]
 
 

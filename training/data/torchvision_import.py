@@ -30,8 +30,8 @@ def datasets() -> ModuleType:
         del sys.modules[name]  # half imported
     from torch.library import Library
 
-    library = Library("torchvision", "FRAGMENT")
+    library = Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
-        library.define(operator + SCHEMA)
+        library.define(operator + SCHEMA)  # type: ignore[no-untyped-call]
     _kept.append(library)
     return importlib.import_module("torchvision.datasets")

@@ -42,6 +42,9 @@ class Inputs:
 class Normalise(nn.Module):
     """(x - mean) / std per channel; both are buffers, so a checkpoint carries them."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))

@@ -1,7 +1,7 @@
 """Pre-activation ResNets (He et al. 2016b) with the CIFAR stem, in the form that papers on robustness use.
 
-They end in a BatchNorm and an activation before the pooling (Rice et al. 2020; Rade and Moosavi-Dezfooli 2022), which the
-widely copied CIFAR implementation leaves out: 11,172,170 parameters, not 11,171,146.
+They end in a BatchNorm and an activation before the pooling (Rice et al. 2020; Rade and Moosavi-Dezfooli 2022),
+which the widely copied CIFAR implementation leaves out: 11,172,170 parameters, not 11,171,146.
 """
 
 from __future__ import annotations
