@@ -7,6 +7,8 @@ command line starts without it.
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -40,7 +42,7 @@ def prepare(runs: Runs) -> MlflowClient:
     """
     where = uri(runs)
     quieten()
-    with usable(where):
+    with _usable(runs):
         runs.path.mkdir(parents=True, exist_ok=True)
         with Lock(runs.path / "mlflow.lock", wait_s=INITIALISING_S):
             _probe(where)
@@ -51,6 +53,24 @@ def prepare(runs: Runs) -> MlflowClient:
     return client
 
 
+def identity(runs: Runs) -> str:
+    """16 hexadecimal digits that tell this RUNS from others on the same server, also after it was moved.
+
+    Raises OSError when it cannot be written.
+    """
+    file = runs.path / "identity"
+    if not file.exists():
+        draft = runs.path / f".identity.{secrets.token_hex(8)}"
+        draft.write_text(secrets.token_hex(8))
+        try:
+            os.link(draft, file)  # whole at once, and only by the first of several
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return file.read_text()
+
+
 def experiment(client: MlflowClient, runs: Runs, project: str) -> str:
     """The id of the project's experiment: made when there is none, restored when it was deleted.
 
@@ -59,8 +79,9 @@ def experiment(client: MlflowClient, runs: Runs, project: str) -> str:
     from mlflow.exceptions import MlflowException
 
     where = uri(runs)
-    root = None if is_server(where) else (runs.path / "mlartifacts" / project).as_uri()
-    with usable(where):
+    folder = re.sub(r"[^\w-]", "-", project)  # any text may be a project's name, but not a path in RUNS
+    root = None if is_server(where) else (runs.path / "mlartifacts" / folder).as_uri()
+    with _usable(runs):
         found = client.get_experiment_by_name(project)
         if found is None:
             try:
@@ -75,17 +96,22 @@ def experiment(client: MlflowClient, runs: Runs, project: str) -> str:
 
 
 @contextmanager
-def usable(where: str) -> Iterator[None]:
-    """Says in one sentence why a store cannot be used, whichever library found out. Raises UserError."""
+def _usable(runs: Runs) -> Iterator[None]:
+    """Says in one sentence why a store cannot be used, whichever library found out."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (OSError, LockHeld, sqlite3.Error, SQLAlchemyError, MlflowException) as error:
-        why = str(error).strip().partition("\n")[0][:300] or type(error).__name__
-        given = "MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else "--runs"
-        raise UserError(f"{given}: the tracking store {where} cannot be used: {why}") from error
+        raise unusable(runs, str(error) or type(error).__name__) from error
+
+
+def unusable(runs: Runs, why: str) -> UserError:
+    """The error for a store that cannot be used, in one line."""
+    given = "MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else "--runs"
+    line = why.strip().partition("\n")[0][:300]
+    return UserError(f"{given}: the tracking store {uri(runs)} cannot be used: {line}")
 
 
 def quieten() -> None:
