@@ -1,9 +1,14 @@
-"""BatchNorm folded into the convolutions before it: the same function with fewer operations, 1.4 times as fast."""
+"""The same function in fewer operations, for searching, and in full precision, for verdicts.
+
+Folding BatchNorm into the convolutions before it makes AutoAttack 1.4 times as fast.
+"""
 
 from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +32,21 @@ def folded(network: nn.Module, x: Tensor) -> nn.Module | None:
     except (TraceError, TypeError, RuntimeError) as error:  # what tracing raises for what it cannot follow
         log.info("BatchNorm is not folded, the evaluation takes longer: %s", error)
         return None
-    with torch.no_grad():
+    with torch.no_grad(), exact():
         expected, got = network(x), quick(x)
     gap = float((expected - got).abs().max() / expected.abs().max().clamp(min=1.0))
     if not gap <= AGREEMENT:
         log.warning("BatchNorm is not folded: the logits would differ by %.1e, relative to the largest", gap)
         return None
     return quick
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Convolutions in float32. On a GPU they are done in TF32 otherwise, which moves logits by a thousandth."""
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed

@@ -157,7 +157,9 @@ def _remarks(point: Point) -> tuple[str, ...]:
     low, high = point.robust_interval
     reach = max(high - point.robust, point.robust - low)
     if reach > WIDE:
-        remarks.append(f"only {point.images} images (robust accuracy known to within {100 * reach:.1f} points)")
+        remarks.append(
+            f"only {point.images} images (robust accuracy known to within {100 * reach:.1f} points)"
+        )
     if point.selection == "test":
         remarks.append("checkpoint selected on test images")
     return tuple(remarks)

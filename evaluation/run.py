@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from evaluation import outcomes
 from evaluation.attacks import Attack, UntargetedPGD, inside
 from evaluation.autoattack import MEMBERS, Member, members
-from evaluation.folding import folded
+from evaluation.folding import exact, folded
 from evaluation.outcomes import Outcome
 from evaluation.progress import Progress, Verdicts, discard
 from evaluation.spec import EvaluationSpec
@@ -56,7 +56,7 @@ def evaluate(
     Attacks are run on the images that are right when clean. Members of AutoAttack are run as its cascade: in the
     library's order, each on the images still standing, so the metric and column of a member speak of everything up
     to it ("right under APGD-CE and APGD-T"), and only the first speaks of itself alone. ``pgd`` does not take
-    part in the cascade. BatchNorm is folded while searching; verdicts are the original network's.
+    part in the cascade. Searches use a copy with BatchNorm folded; verdicts are the original network's, in float32.
 
     Args:
         network: maps images in [0, 1] to logits [N, K]; left as it is.
@@ -122,7 +122,7 @@ class _Bench:
 
     def clean(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], int]:
         """Predictions [N] and margins [N] on the clean images, and the number of classes."""
-        with torch.no_grad():
+        with torch.no_grad(), exact():
             parts = [self.judge(self._pixels(part)) for part in _slices(len(self.images), self.batch_size)]
         logits = torch.cat(parts)
         own = self.labels[:, None]
@@ -138,7 +138,7 @@ class _Bench:
         x, labels = self._pixels(at), self.labels[at]
         x_adv = attack(self.searched, x, labels, at)
         valid = inside(x_adv, x, self.threat)
-        with torch.no_grad():
+        with torch.no_grad(), exact():
             logits = self.judge(x_adv)
         wrong = (logits.argmax(dim=1) != labels) | ~logits.isfinite().all(dim=1)
         broken = (wrong & valid).cpu().numpy()

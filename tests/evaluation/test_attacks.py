@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from evaluation.attacks import UntargetedPGD, ball_noise, inside
 from evaluation.autoattack import Member, members
-from evaluation.folding import folded
+from evaluation.folding import exact, folded
 from training.spec import AttackSpec
 from training.threat import ball
 
@@ -114,6 +114,32 @@ def test_folding_keeps_the_logits_and_drops_the_norms() -> None:
         assert quick is not None
         torch.testing.assert_close(quick(x), network(x), rtol=1e-5, atol=1e-5)
         assert (_norms(quick), _norms(network)) == (left, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "left"), [("small-cnn", 0), ("resnet18", 0), ("preact-resnet18", 9), ("mlp", 0)]
+)
+def test_every_model_of_ours_can_be_folded(name: str, left: int) -> None:
+    from training.models import MODELS, build
+    from training.spec import Choice
+
+    torch.manual_seed(0)
+    narrow = {"width": 4} if "width" in MODELS.get(name, "model.name").parameters else {}
+    network = _settled(build(Choice(name=name, **narrow), (3, 16, 16), 10, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)))
+    x = torch.rand(8, 3, 16, 16)
+    quick = folded(network, x)
+    assert quick is not None
+    assert _norms(quick) == left
+    with torch.no_grad():
+        expected = network(x)
+        torch.testing.assert_close(quick(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_full_precision_is_for_verdicts_only() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with exact():
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_a_network_that_cannot_be_traced_is_used_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
