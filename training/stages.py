@@ -84,6 +84,7 @@ class PGD:
         goal = objective(self.objective)
         step_size = value(self.step_size, views.now)
         x_adv = self._begin(views)
+        project = self.ball.around(x)
         with torch.enable_grad(), searching(student, self.batchnorm):
             inner = views.fresh(*views.seen)
             for _ in range(self.steps):
@@ -92,7 +93,7 @@ class PGD:
                 (grad,) = torch.autograd.grad(gain, x_adv)
                 with torch.no_grad():
                     ascent = self.ball.direction(grad).mul_(step_size).add_(x_adv)
-                    x_adv = self.ball.project(ascent, x)
+                    x_adv = project(ascent)
         return views.move(**{self.point: x_adv})
 
     def _begin(self, views: Views) -> Tensor:

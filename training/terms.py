@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from training.views import Moment, Number, Views, value
 
@@ -72,7 +73,7 @@ class CE(_Sums):
         return f"CE({_print(self.at)}" + (")" if self.target == "label" else f", {self.target} label)")
 
     def __call__(self, views: Views) -> Tensor:
-        return -(views.targets[self.target] * views.log_probs(*_pair(self.at))).sum(dim=1)
+        return cross_entropy(views.logits(*_pair(self.at)), views.targets[self.target], reduction="none")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +12,9 @@ from torch import Tensor
 from training.spec import AttackSpec
 
 
+Projection = Callable[[Tensor], Tensor]
+
+
 class Ball(Protocol):
     """What an attacker may do to an image."""
 
@@ -18,8 +22,9 @@ class Ball(Protocol):
     def eps(self) -> float:
         """Radius in pixel units."""
 
-    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """The nearest images to ``x_adv`` [N, C, H, W] in the ball around ``x`` and in [0, 1]."""
+    def around(self, x: Tensor) -> Projection:
+        """The projection onto the ball around images ``x`` [N, C, H, W] and [0, 1]: what is the same at every step
+        of a search is computed once."""
 
     def direction(self, grad: Tensor) -> Tensor:
         """The unit step of steepest ascent for a gradient [N, C, H, W]."""
@@ -34,8 +39,9 @@ class Linf:
 
     eps: float
 
-    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        return torch.clamp(x_adv, (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1))
+    def around(self, x: Tensor) -> Projection:
+        low, high = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
+        return lambda x_adv: torch.clamp(x_adv, low, high)
 
     def direction(self, grad: Tensor) -> Tensor:
         return grad.sign()
@@ -50,10 +56,13 @@ class L2:
 
     eps: float
 
-    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        # Clipping to [0, 1] moves every pixel towards x, which lies there, so it cannot leave the ball again.
-        move = x_adv - x
-        return (x + move * (self.eps / _norms(move)).clamp(max=1)).clamp(0, 1)
+    def around(self, x: Tensor) -> Projection:
+        def project(x_adv: Tensor) -> Tensor:
+            # Clipping to [0, 1] moves every pixel towards x, which lies there, so it cannot leave the ball again.
+            move = x_adv - x
+            return (x + move * (self.eps / _norms(move)).clamp(max=1)).clamp(0, 1)
+
+        return project
 
     def direction(self, grad: Tensor) -> Tensor:
         return grad / _norms(grad)
