@@ -180,7 +180,7 @@ class Attempt:
         import torch
 
         from training import checkpoint
-        from training.data import load
+        from training import data as images
 
         torch.set_num_threads(self.settings.threads)
         device = _device(self.settings.device)
@@ -193,13 +193,18 @@ class Attempt:
         )
         print(f"attempt {self.events.attempt} of {self.trial.key} on {device}", flush=True)
         spec = self.trial.spec()
-        data = load(spec.data)
+        if spec.key(images.digest(spec.data)) != self.trial.key:
+            raise UserError(
+                f"data: the images of '{spec.data.name}' are not those that trial {self.trial.key} was planned for;"
+                " bring them back, or run the sweep again to train on these"
+            )
+        data = images.load(spec.data)
         if told.trained is None:
             self._train(spec, data, device)
         complete = [d for d in self.settings.evaluations if d in told.evaluated]
-        for digest in self.settings.evaluations:
-            if digest not in complete:
-                self._evaluate(digest, spec, data, device)
+        for name in self.settings.evaluations:
+            if name not in complete:
+                self._evaluate(name, spec, data, device)
         self.events.write("finished", evaluations=list(self.settings.evaluations))
         print("finished", flush=True)
 

@@ -1,0 +1,46 @@
+"""A trial's Tune actor: a thin class Trainable around :class:`orchestrate.runner.Runner`.
+
+Hundreds of these may sit on one head node, so it imports neither PyTorch nor MLflow; what trains is a process of its
+own. Its config is ``{"task": the fields of a Task}``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import tune
+
+from orchestrate.runner import Report, Runner, Task
+
+
+class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is not typed
+    """Brings one trial after another to its end; Tune decides which, and whether it may go on."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Attach the actor to its first trial."""
+        self.runner = _runner(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Leave the trial before, which Tune may have stopped, and attach to the next."""
+        self.runner.close()
+        self.runner = _runner(new_config)
+        return True
+
+    def step(self) -> Report:
+        """The next thing that the trial has to tell."""
+        return self.runner.step()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the trial's directory is its state."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: a runner goes on from the trial's directory."""
+
+    def cleanup(self) -> None:
+        """Stop the trial's job if it is ours and still runs."""
+        self.runner.close()
+
+
+def _runner(config: dict[str, Any]) -> Runner:
+    task = config["task"]
+    return Runner(Task(**task | {"evaluations": tuple(task["evaluations"])}))

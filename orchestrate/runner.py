@@ -1,0 +1,237 @@
+"""Brings one trial to its end: finds its job or submits it, follows its events, submits it again when it was lost.
+
+This is what a trial's Tune actor does, without Tune. At most one job of a trial lives at a time, across sweeps:
+submitting takes the trial's submit lock and looks for a live job first, and a job that starts takes the trial's
+live lock or goes. Who finds a live job of somebody else follows it, and goes on from its checkpoint should it end
+early: a sweep that stops its own job therefore delays, and never breaks, another sweep that wants the same trial.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import clusters
+from clusters.base import Cluster, Handle, Job, State
+from orchestrate.events import Event, Follower, Story, attempts
+from orchestrate.locks import Lock, LockHeld, Watch
+from orchestrate.runs import Runs, TrialDir, write_whole
+
+LOSSES = 3  # times in a row that a job may be lost without having got anywhere
+RETRIED = ("crash", "memory")  # failures that may be the machine's fault
+STOP_GRACE_S = 10.0
+_POLL_S = (0.05, 0.5)  # shortest and longest pause between two looks
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a runner is to bring about; plain data, so that it travels in Tune's config."""
+
+    runs: str
+    key: str
+    evaluations: tuple[str, ...]
+    cluster: str = "local"
+    cpus: float = 1
+    gpus: float = 0
+    hours: float | None = None
+    retries: int = 1
+    checkpoint_minutes: float = 5
+
+
+class Runner:
+    """One trial on its way. ``step`` until a report says ``done``; ``close`` in any case."""
+
+    def __init__(self, task: Task, cluster: Cluster | None = None) -> None:
+        runs = Runs(Path(task.runs))
+        self.task = task
+        self.trial: TrialDir = runs.trial(task.key)
+        self.cluster = cluster or clusters.open(task.cluster, runs.path / "trials")
+        self.follower = Follower(self.trial.events)
+        self.story = Story()
+        self.reports: deque[Report] = deque()
+        self.own: Handle | None = None  # the job, where this runner submitted it
+        self.followed = False  # has a live job been seen since the last submission?
+        self.ending: Event | None = None  # how the attempt that is followed said that it ended
+        self.crashes = self.losses = 0
+        self.attempts_before = 0
+        self.finished_at = 0.0
+        self._live_lock = Watch(self.trial.lock_file)
+        self._listen()
+        self.ending = None  # what it said before does not count: it is wanted again
+
+    def step(self) -> Report:
+        """Wait for the next epoch, evaluation or end, and tell of it.
+
+        Returns:
+            ``state`` (running, finished, failed), ``done``, ``epoch`` (epochs done), ``mine`` (is the job this
+            runner's own) and, where there is something new, ``val/clean`` and ``val/robust`` or ``clean`` and
+            ``robust``; for a failure ``kind`` and ``reason``.
+        """
+        shortest, longest = _POLL_S
+        pause = shortest
+        while not self.reports:
+            if self._listen():
+                pause = shortest
+                continue
+            end = self._look()
+            if end is not None:
+                return self._report(end.pop("state"), end, done=True)
+            time.sleep(pause)
+            pause = min(pause * 1.3, longest)
+        return self.reports.popleft()
+
+    def close(self) -> None:
+        """Stop the job if it is this runner's and still lives. It writes a checkpoint, from which it can go on."""
+        if self.own is not None and self.cluster.state(self.own).live:
+            if not self.story.complete(self.task.evaluations):
+                ask_to_stop(self.trial, "pruned")
+            self.cluster.stop(self.own, STOP_GRACE_S)
+        self.own = None
+
+    def _listen(self) -> bool:
+        """Take in new events; were there any?"""
+        events = self.follower.new()
+        for event in events:
+            self.story.tell(event)
+            match event["event"]:
+                case "started":
+                    self.ending = None
+                case "epoch":
+                    self.losses = 0
+                    self.reports.append(self._report("running", _numbers(event, "val/clean", "val/robust")))
+                case "evaluating":
+                    self.losses = 0
+                case "evaluated":
+                    self.reports.append(self._report("running", _numbers(event, "clean", "robust")))
+                case "stopped" | "failed":
+                    self.ending = event
+        return bool(events)
+
+    def _look(self) -> Report | None:
+        """Do what is to be done now; the final report when there is nothing more to do."""
+        live = self.own is not None and self.cluster.state(self.own).live
+        if self.story.complete(self.task.evaluations):
+            return self._finish(live)
+        if live:
+            return None
+        if self._somebody_runs_it():  # perhaps quicker than our own, which then has gone again
+            self.own, self.followed = None, True
+            return None
+        if self._listen():  # said after the last look and before the end
+            return None
+        if self.own is None and not self.followed:
+            return self._submit()
+        return self._judge()
+
+    def _finish(self, live: bool) -> Report | None:
+        """There is nothing more to do but to see our own process out."""
+        self.finished_at = self.finished_at or time.monotonic()
+        if live and time.monotonic() - self.finished_at < STOP_GRACE_S:
+            return None
+        self.close()
+        return {"state": "finished"}
+
+    def _somebody_runs_it(self) -> bool:
+        return self._live_lock.held() or self.cluster.find(self.task.key) is not None
+
+    def _submit(self) -> Report | None:
+        """Start the job, unless somebody else was quicker."""
+        self.own, self.followed, self.ending = None, False, None
+        try:
+            with Lock(self.trial.path / "submit.lock", wait_s=5):
+                if self._somebody_runs_it():
+                    self.followed = True
+                    return None
+                self.trial.stop_file.unlink(missing_ok=True)  # asked of an earlier attempt
+                numbers = attempts(self.trial.events)
+                self.attempts_before = numbers[-1] if numbers else 0
+                self.own = self.cluster.submit(self.cluster.plan(job(self.task)))
+        except LockHeld:
+            self.followed = True
+        except OSError as error:
+            return _failed("disk", f"cannot be submitted: {error}")
+        return None
+
+    def _judge(self) -> Report | None:
+        """The job that was followed has ended and the trial is not complete: go on, or give up?"""
+        ended = self.cluster.state(self.own) if self.own is not None else State.GONE
+        kind, reason = self._why(ended)
+        if kind == "lost":
+            self.losses += 1
+            if self.losses > LOSSES:
+                return _failed("crash", f"{reason}, {self.losses} times in a row")
+        elif kind in RETRIED:
+            self.crashes += 1
+            if self.crashes > self.task.retries:
+                return _failed(kind, reason)
+        else:
+            return _failed(kind, reason)
+        return self._submit()
+
+    def _why(self, ended: State) -> tuple[str, str]:
+        """Kind and reason of an early end; ``lost`` when the trial is not to blame."""
+        if ended is State.CANCELLED:
+            return "cancelled", "its job was cancelled"
+        if self.ending is not None and self.ending["event"] == "failed":
+            return self.ending["kind"], self.ending["reason"]
+        if self.ending is not None and self.ending["why"] == "cancelled":
+            return "cancelled", "stopped by its user"
+        if self.ending is not None:
+            return "lost", "it was stopped from outside"
+        if self.own is None:
+            return "lost", "the job of another sweep vanished"
+        if self.story.attempt <= self.attempts_before:  # it never got to work: no room, or no Python
+            return "lost", f"its job ended before it began{self._last_words()}"
+        return (
+            "crash",
+            f"its process {'was killed' if ended is State.KILLED else 'ended'}{self._last_words()}",
+        )
+
+    def _last_words(self) -> str:
+        log = self.trial.logs / f"{self.attempts_before + 1}.txt"
+        lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+        words = [line.strip() for line in lines if line.strip()]
+        return f"; the last it printed was: {words[-1][:200]}" if words else ""
+
+    def _report(self, state: str, facts: Report, done: bool = False) -> Report:
+        mine = self.own is not None
+        return {"state": state, "done": done, "epoch": len(self.story.epochs), "mine": mine} | facts
+
+
+def job(task: Task) -> Job:
+    """The job that trains and evaluates a trial."""
+    trial = Runs(Path(task.runs)).trial(task.key)
+    numbers = attempts(trial.events)
+    number = numbers[-1] + 1 if numbers else 1
+    options: dict[str, Any] = {
+        "--device": "cuda" if task.gpus else "cpu",
+        "--threads": max(1, int(task.cpus)),
+        "--checkpoint-minutes": task.checkpoint_minutes,
+    }
+    if task.hours is not None:
+        options["--hours"] = task.hours
+    command = [sys.executable, "-P", "-m", "orchestrate.trial", str(trial.path)]
+    command += [str(word) for option in options.items() for word in option]
+    if task.evaluations:
+        command += ["--eval", *task.evaluations]
+    return Job(task.key, trial.path, tuple(command), task.cpus, task.gpus, trial.logs / f"{number}.txt")
+
+
+def ask_to_stop(trial: TrialDir, why: str) -> None:
+    """Leave the request that a running trial looks for: ``cancelled`` (by its user) or ``pruned``."""
+    write_whole(trial.stop_file, json.dumps({"why": why}))
+
+
+def _numbers(event: Event, *names: str) -> dict[str, float]:
+    return {name: event["metrics"][name] for name in names if name in event["metrics"]}
+
+
+def _failed(kind: str, reason: str) -> Report:
+    return {"state": "failed", "kind": kind, "reason": " ".join(reason.split())}
