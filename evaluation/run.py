@@ -99,6 +99,12 @@ def evaluate(
     return known.metrics()
 
 
+def check(spec: EvaluationSpec, test: Images, classes: int) -> None:
+    """Raise the UserError that :func:`evaluate` would, for data that do not allow what is asked."""
+    _first(test, spec.images)
+    _cascade(spec.attacks, classes)
+
+
 class _Bench:
     """One network and the images it is tried on, on one device."""
 

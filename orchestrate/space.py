@@ -14,6 +14,7 @@ A space may stand anywhere below ``base`` or a trial; its dotted path is its nam
 from __future__ import annotations
 
 import copy
+import difflib
 import math
 import random
 from collections.abc import Mapping
@@ -21,7 +22,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from training.errors import UserError
-from training.registry import nearest
 from training.spec import fraction
 
 if TYPE_CHECKING:
@@ -201,9 +201,10 @@ def _suspect(value: Mapping[str, Any], path: str) -> None:
     """A section whose only key looks like a space and holds a list was meant as one."""
     if len(value) == 1:
         ((name, given),) = value.items()
-        hint = nearest(str(name), KINDS)
-        if isinstance(given, list) and hint:
-            raise UserError(f"{path}: no search space '{name}'{hint}; there are: {', '.join(KINDS)}")
+        near = difflib.get_close_matches(str(name), KINDS, n=1, cutoff=0.75)
+        if isinstance(given, list) and near:
+            hint = f"(did you mean '{near[0]}'?); there are: {', '.join(KINDS)}"
+            raise UserError(f"{path}: no search space '{name}' {hint}")
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -141,6 +141,11 @@ class Sweep(Part):
         """Plain data, as written to ``sweep.yaml`` and read back by :func:`load`: overrides are in it."""
         return self.model_dump(mode="json", by_alias=True)
 
+    @property
+    def source(self) -> str:
+        """What messages call the file."""
+        return self._source
+
     def template(self, index: int) -> dict[str, Any]:
         """The spec of a trial of the file, laid over base, with its spaces still in it and without a seed."""
         trial = {name: given for name, given in self.trials[index].items() if name != "seeds"}
@@ -156,14 +161,17 @@ class Sweep(Part):
         return (own,) if isinstance(own, int) else tuple(own)
 
     def where(self, index: int, path: str) -> str:
-        """How messages name a field of a trial: the override that set it, or its place in the file."""
+        """How messages name a field of a trial (or of the file): the override that set it, or its place."""
         parts = tuple(re.sub(r"\[(\d+)\]", r".\1", path).split("."))
+        if parts[0] in type(self).model_fields:
+            override = _responsible((parts,), self._overrides)
+            return override.text if override else f"{self.source}: {path}"
         said = _says(self.trials[index], parts)
         place = ("trials", str(index)) if said else ("base",)
         override = _responsible((parts, (*place, *parts)), self._overrides)
         if override:
             return override.text
-        return f"{self._source}: {f'trials[{index}]' if said else 'base'}.{path}"
+        return f"{self.source}: {f'trials[{index}]' if said else 'base'}.{path}"
 
 
 def load(file: Path, overrides: Sequence[str] = ()) -> Sweep:
@@ -185,7 +193,7 @@ def build(content: Any, source: str, overrides: Sequence[str] = ()) -> Sweep:
     except ValidationError as error:
         loc, problem = explain(error, Sweep)
         override = _responsible([tuple(str(part) for part in loc)], given) if loc else None
-        raise UserError(f"{override.text if override else f'{source}: {_dotted(loc)}'}: {problem}") from None
+        raise UserError(f"{override.text if override else f'{source}: {dotted(loc)}'}: {problem}") from None
     sweep._source, sweep._overrides = source, given
     for index in range(len(sweep.trials)):
         _check(sweep, index)
@@ -227,15 +235,15 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[tuple[str |
 
 def _check(sweep: Sweep, index: int) -> None:
     """One trial of the file, with every space at its ends."""
-    source = f"{sweep._source}: trials[{index}]"
+    source = f"{sweep.source}: trials[{index}]"
     trial = sweep.trials[index]
     if "seeds" in trial:
         try:
             Sweep.model_validate({"name": "x", "seeds": trial["seeds"]})
         except ValidationError as error:
             loc, problem = explain(error, Sweep)
-            raise UserError(f"{source}.{_dotted(loc)}: {problem}") from None
-    for place, tree in ((f"{sweep._source}: base", sweep.base), (source, trial)):
+            raise UserError(f"{source}.{dotted(loc)}: {problem}") from None
+    for place, tree in ((f"{sweep.source}: base", sweep.base), (source, trial)):
         if "seed" in tree:
             raise UserError(
                 f"{place}.seed: seeds are set by 'seeds', for the sweep or for a trial of the file"
@@ -259,7 +267,7 @@ def _check(sweep: Sweep, index: int) -> None:
             TrialSpec.model_validate(space.place(template, values))
         except ValidationError as error:
             loc, problem = explain(error, TrialSpec)
-            raise UserError(f"{sweep.where(index, _dotted(loc))}: {problem}") from None
+            raise UserError(f"{sweep.where(index, dotted(loc))}: {problem}") from None
     for field in _paths({"helpers": template.get("helpers") or {}}):
         wrong = over.unknown(field, Sweep)
         if wrong:
@@ -295,7 +303,8 @@ def _responsible(places: Sequence[tuple[str, ...]], given: Sequence[over.Overrid
     return None
 
 
-def _dotted(loc: tuple[str | int, ...]) -> str:
+def dotted(loc: tuple[str | int, ...]) -> str:
+    """A place in a file as people write it: ``trials[1].method.beta``."""
     text = ""
     for part in loc:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part

@@ -59,6 +59,10 @@ def test_a_malformed_space_is_refused_with_its_path(space, words):
     assert words in str(refused.value)
 
 
+def test_a_section_with_one_list_is_no_misspelt_space():
+    assert find({"helpers": {"standard": {"model": {"hidden": [64]}}}, "x": {"milestones": [3]}}) == {}
+
+
 def test_true_is_not_one():
     assert find({"a": {"grid": [True, 1]}})["a"].values == (True, 1)
     assert not only({"a": {"grid": [1, 2]}}).holds(True)

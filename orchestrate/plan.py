@@ -1,0 +1,300 @@
+"""From a configuration to a trial that can run: resolved spec, key, helpers, evaluations, label, cost.
+
+Reads data and checkpoints, writes nothing, and finds every mistake that can be found before anything starts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from evaluation.spec import EvaluationSpec
+from orchestrate import helpers
+from orchestrate.labels import Labels, placed
+from orchestrate.runs import Runs
+from orchestrate.search import Config, name_of, proposer
+from orchestrate.sweep_file import Sweep, dotted, explain, probes
+from training.errors import UserError
+from training.registry import nearest
+from training.spec import DataSpec, TrialSpec
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One trial that a sweep wants. ``cost`` is in network passes, in millions of images."""
+
+    config: Config
+    seed: int
+    spec: TrialSpec
+    key: str
+    formula: str
+    label: str
+    helpers: tuple[Wanted, ...] = ()
+    evaluations: dict[str, EvaluationSpec] = field(default_factory=dict)
+    cost: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What planning needs to know of a data set."""
+
+    digest: str
+    images: int  # for training and validation
+    shape: tuple[int, int, int]
+    classes: int
+
+
+class Planner:
+    """Turns the configurations of one sweep into trials, and remembers what it read on the way.
+
+    Args:
+        downloads: where checkpoints of tracked runs are kept that helpers refer to; default: in ``runs``.
+    """
+
+    def __init__(self, sweep: Sweep, runs: Runs, downloads: Path | None = None) -> None:
+        self.sweep, self.runs = sweep, runs
+        self.downloads = downloads or runs.path / "helpers"
+        self._labels = Labels(sweep)
+        self._data: dict[tuple[DataSpec, int, str], _Data] = {}
+        self._wanted: dict[tuple[str, int], Wanted] = {}
+        self._references: dict[str, dict[str, str]] = {}
+
+    def want(self, config: Config, seed: int) -> Wanted:
+        """The trial of a configuration and a seed.
+
+        Raises:
+            UserError: naming the file (or override) and the field.
+        """
+        name = (name_of(config), seed)
+        if name not in self._wanted:
+            self._wanted[name] = self._plan(config, seed)
+        return self._wanted[name]
+
+    def check(self) -> list[Wanted]:
+        """Every trial of the file with every space at its ends: all mistakes come out here. Raises UserError."""
+        wanted = [
+            self.want(config, self.sweep.seeds_of(config)[0])
+            for index in range(len(self.sweep.trials))
+            for config in probes(self.sweep, index)
+        ]
+        self._check_helper_names()
+        self._check_resources()
+        return wanted
+
+    def warnings(self) -> list[str]:
+        """What is legal and probably wrong, one sentence each. Raises UserError as :meth:`check`."""
+        found: dict[str, None] = {}
+        keys: dict[str, int] = {}
+        for wanted in self.check():
+            index = wanted.config["trial"]
+            for path, problem in self._doubts(wanted.spec):
+                found[f"{self.sweep.where(index, path)}: {problem}"] = None
+            first = keys.setdefault(wanted.key, index)
+            if first != index:
+                found[f"trials[{first}] and trials[{index}] are the same trial; it runs once"] = None
+        return [*found, *self._doubts_about_the_sweep()]
+
+    def _plan(self, config: Config, seed: int) -> Wanted:
+        index = config["trial"]
+        try:
+            spec = TrialSpec.model_validate(placed(self.sweep, config) | {"seed": seed})
+        except ValidationError as error:
+            loc, problem = explain(error, TrialSpec)
+            raise UserError(f"{self.sweep.where(index, dotted(loc))}: {problem}") from None
+        try:
+            planned = self._resolved(spec)
+        except UserError as error:
+            raise UserError(self._placed(index, str(error))) from None
+        evaluations = {e.digest(planned.spec.attack): e for e in self.sweep.evaluate.specs()}
+        label = self._labels.of(config)
+        return replace(planned, config=config, label=label, evaluations=evaluations)
+
+    def _resolved(self, spec: TrialSpec) -> Wanted:
+        """A trial without a place in the sweep. Messages begin with the path of a field of the spec."""
+        from training.resolve import cost, formula, needed_helpers, resolve
+
+        spec = resolve(_with_root(spec), where="")
+        data = self._data_of(spec)
+        _check_model(spec, data)
+        references: dict[str, dict[str, str]] = {}
+        planned: list[Wanted] = []
+        for name in needed_helpers(spec):
+            given = spec.helpers.get(name, {})
+            if helpers.is_reference(given):
+                references[name] = self._refer(spec, name, given)
+            else:
+                helper = self._helper(spec, name, given)
+                planned.append(helper)
+                references[name] = {"key": helper.key}
+        spec = spec.model_copy(update={"helpers": references})
+        return Wanted(
+            config={},
+            seed=spec.seed,
+            spec=spec,
+            key=spec.key(data.digest),
+            formula=formula(spec),
+            label=f"{spec.method.name} (helper)",
+            helpers=tuple(planned),
+            cost=cost(spec, data.images),
+        )
+
+    def _helper(self, spec: TrialSpec, name: str, given: Mapping[str, Any]) -> Wanted:
+        from training.resolve import helper_spec
+
+        try:
+            return self._resolved(helper_spec(spec, name, given))
+        except ValidationError as error:
+            loc, problem = explain(error, TrialSpec)
+            raise UserError(f"helpers.{name}.{dotted(loc)}: {problem}") from None
+        except UserError as error:
+            own = f"helpers.{name}." if str(error).partition(".")[0] in given else ""
+            raise UserError(f"{own}{error}") from None
+
+    def _refer(self, spec: TrialSpec, name: str, given: Mapping[str, Any]) -> dict[str, str]:
+        """A network that is there already, checked against the trial's data."""
+        import torch
+
+        from orchestrate.trial import load_helpers
+        from training.data import load
+
+        remembered = name_of({"given": dict(given), "data": spec.data.model_dump(mode="json")})
+        if remembered not in self._references:
+            reference = helpers.refer(given, f"helpers.{name}", self.runs, self.downloads)
+            alone = spec.model_copy(update={"helpers": {name: reference}})
+            load_helpers(alone, self.runs, load(spec.data), torch.device("cpu"))
+            self._references[remembered] = reference
+        return self._references[remembered]
+
+    def _data_of(self, spec: TrialSpec) -> _Data:
+        """Digest and size of the data; raises what the trial itself would when they are too few."""
+        name = (spec.data, spec.train.batch_size, spec.selection)
+        if name not in self._data:
+            from evaluation import run as evaluator
+            from training.data import digest, load, split
+            from training.data.batches import Batches
+
+            data = load(spec.data)
+            train = left = data.train
+            _, c, h, w = train.images.shape
+            if spec.selection == "val":
+                left, _ = split(train, spec.data.val, spec.data.split_seed)
+            for evaluation in self.sweep.evaluate.specs():
+                evaluator.check(evaluation, data.test, data.classes)
+            Batches(left, spec.train.batch_size, "cpu", augment="none")
+            self._data[name] = _Data(digest(spec.data), len(train.labels), (c, h, w), data.classes)
+        return self._data[name]
+
+    def _placed(self, index: int, message: str) -> str:
+        """A message that begins with the path of a field, made to begin with that field's place in the file."""
+        path, colon, problem = message.partition(": ")
+        if colon and re.fullmatch(r"\w+(\.[\w-]+|\[\d+\])*", path):
+            return f"{self.sweep.where(index, path)}: {problem}"
+        return f"{self.sweep.source}: trials[{index}]: {message}"
+
+    def _check_helper_names(self) -> None:
+        """A helper that no trial needs is a misspelt one, or a misunderstanding."""
+        from training.recipes import RECIPES
+
+        known = sorted({name for entry in RECIPES.entries.values() for name in entry.helpers})
+        for index in range(len(self.sweep.trials)):
+            for name in self.sweep.template(index).get("helpers") or {}:
+                if name not in known:
+                    where = self.sweep.where(index, f"helpers.{name}")
+                    raise UserError(f"{where}: no method needs a helper '{name}'{nearest(name, known)}")
+
+    def _check_resources(self) -> None:
+        """Trials that ask for more than this machine has would wait for ever."""
+        import torch
+
+        asked = self.sweep.resources
+        if on_a_cluster():
+            return
+        if asked.cpus > cores_here():
+            raise UserError(
+                f"{self.sweep.source}: resources.cpus: {asked.cpus:g} is more than the {cores_here()} cores here"
+            )
+        if asked.gpus and not torch.cuda.is_available():
+            raise UserError(
+                f"{self.sweep.source}: resources.gpus: {asked.gpus:g}, but PyTorch finds no GPU here"
+            )
+
+    def _doubts(self, spec: TrialSpec) -> Iterator[tuple[str, str]]:
+        """(field, problem) of one trial."""
+        attack, scheduler = spec.attack, self.sweep.scheduler
+        assert attack.step_size is not None, "filled in when it is read"
+        if attack.norm == "linf" and attack.eps > 1:
+            yield (
+                "attack.eps",
+                f"{attack.eps:g} is more than pixels can differ: they are in [0, 1] (8/255 is usual)",
+            )
+        if attack.steps * attack.step_size < attack.eps * (1 - 1e-9):
+            reach = f"{attack.steps} steps of {attack.step_size:.3g}"
+            yield "attack.steps", f"{reach} do not reach as far as eps, {attack.eps:.3g}"
+        if spec.selection == "test":
+            yield "selection", "the best epoch is chosen on the test images, which flatters it"
+        if scheduler.name == "asha" and scheduler.grace_epochs >= spec.train.epochs:
+            yield (
+                "train.epochs",
+                f"{spec.train.epochs}, so scheduler.grace_epochs keeps asha from ending any trial",
+            )
+
+    def _doubts_about_the_sweep(self) -> Iterator[str]:
+        sweep = self.sweep
+        if all(len(sweep.seeds_of({"trial": index})) == 1 for index in range(len(sweep.trials))):
+            yield "seeds: one per configuration, so the front cannot show how much a seed changes"
+        if not on_a_cluster():
+            cores, each = cores_here(), sweep.resources.cpus
+            room = max(1, math.floor(cores / each))
+            at_once = min(sweep.concurrency, room)
+            default: int = Sweep.model_fields["concurrency"].default
+            if sweep.concurrency not in (default, at_once):
+                yield f"concurrency: {sweep.concurrency} trials at once, and {cores} cores have room for {room}"
+            if at_once > cores:
+                yield f"resources.cpus: at {each:g} each, {at_once} trials at once share {cores} cores"
+
+
+def all_of(sweep: Sweep, planner: Planner) -> list[Wanted]:
+    """What the sweep will run, seed after seed. For Optuna a preview: its later choices depend on results."""
+    search = proposer(sweep)
+    wanted = []
+    while (config := search.ask()) is not None:
+        wanted += [planner.want(config, seed) for seed in sweep.seeds_of(config)]
+    return wanted
+
+
+def on_a_cluster() -> bool:
+    """Do trials run elsewhere than here, on a Ray cluster that is there already?"""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def cores_here() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _check_model(spec: TrialSpec, data: _Data) -> None:
+    """Build the model without memory or weights, so that images it cannot take are noticed now."""
+    import torch
+
+    from training.models import build
+
+    with torch.device("meta"):
+        build(spec.model, data.shape, data.classes, [0.0] * data.shape[0], [1.0] * data.shape[0])
+
+
+def _with_root(spec: TrialSpec) -> TrialSpec:
+    """The spec with an absolute ``data.root``: trials run elsewhere than where the command was given."""
+    from training.data.raw import ROOT_VARIABLE
+
+    root = spec.data.root or os.environ.get(ROOT_VARIABLE)
+    if root is None:
+        return spec
+    data = spec.data.model_copy(update={"root": os.path.abspath(Path(root).expanduser())})
+    return spec.model_copy(update={"data": data})
