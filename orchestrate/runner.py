@@ -57,14 +57,16 @@ class Runner:
         self.story = Story()
         self.reports: deque[Report] = deque()
         self.own: Handle | None = None  # the job, where this runner submitted it
-        self.followed = False  # has a live job been seen since the last submission?
         self.ending: Event | None = None  # how the attempt that is followed said that it ended
         self.crashes = self.losses = 0
         self.attempts_before = 0
         self.finished_at = 0.0
         self._live_lock = Watch(self.trial.lock_file)
+        # Has a job of somebody else been seen since the last submission? How one ended before does not count.
+        self.followed = False
+        live = self._somebody_runs_it()
         self._listen()
-        self.ending = None  # what it said before does not count: it is wanted again
+        self.followed, self.ending = live, self.ending if live else None
 
     def step(self) -> Report:
         """Wait for the next epoch, evaluation or end, and tell of it.
@@ -102,7 +104,7 @@ class Runner:
             self.story.tell(event)
             match event["event"]:
                 case "started":
-                    self.ending = None
+                    self.ending, self.followed = None, self.own is None
                 case "epoch":
                     self.losses = 0
                     self.reports.append(self._report("running", _numbers(event, "val/clean", "val/robust")))
@@ -135,7 +137,8 @@ class Runner:
         self.finished_at = self.finished_at or time.monotonic()
         if live and time.monotonic() - self.finished_at < STOP_GRACE_S:
             return None
-        self.close()
+        if self.own is not None and live:
+            self.cluster.stop(self.own, STOP_GRACE_S)
         return {"state": "finished"}
 
     def _somebody_runs_it(self) -> bool:
