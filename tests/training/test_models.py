@@ -153,6 +153,14 @@ def test_every_model_can_be_traced(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_every_model_compiles_as_one_graph(name):
+    torch.compiler.reset()
+    network = small(name)
+    compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)
+    torch.testing.assert_close(compiled(images()), network(images()))
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_normalisation_is_inside(name):
     inside, outside = small(name), small(name, normalize="none")
     outside.load_state_dict(inside.state_dict(), strict=False)
