@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import cast, get_args
 
+from clusters.process import process
 from orchestrate import ledger, sweep_file
 from orchestrate.locks import Watch
 from orchestrate.runs import Runs, SweepDir
@@ -76,6 +77,7 @@ class Relay:
     def tell_parent(self, status: Status) -> None:
         """The sweep's own files and how it ended. Raises what ``tell`` raises, and Refused."""
         self.upload_parent()
+        self.tracker.remove_doubles({key: t.run_id for key, t in self.trials.items() if t.run_id})
         states = [row.state for rows in self.rows.values() for row in rows]
         counts = {f"parapet.{state}": str(states.count(state)) for state in ("finished", "pruned", "failed")}
         self.tracker.log(self.tracker.parent, tags=counts)
@@ -118,8 +120,8 @@ class Relay:
 class Driver:
     """The other end of standard input: what it asks for, and whether it lives."""
 
-    def __init__(self, parent: int) -> None:
-        self.parent = parent
+    def __init__(self, pid: int) -> None:
+        self.process = process(pid)
         self.order = ""  # "", "end STATUS", or "gone"
         self._text = b""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business
@@ -132,7 +134,7 @@ class Driver:
             ready, _, _ = select.select([0], [], [], min(left, 1.0))
             if ready:
                 self._hear(os.read(0, 4096))
-            elif os.getppid() != self.parent:  # somebody else may hold the other end of our input open
+            elif not (self.process and self.process.alive()):  # somebody else may hold our input open
                 self.order = "gone"
 
     def _hear(self, text: bytes) -> None:

@@ -150,6 +150,17 @@ class Tracker:
             self.client.log_artifact(run, str(file), place or None)
 
     @asking()
+    def remove_doubles(self, told: Mapping[str, str]) -> None:
+        """Delete runs of this sweep that are not the one ``told`` names for their key.
+
+        A server may make a run after we gave up waiting for it and made another; it never holds anything.
+        """
+        for run in self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'"):
+            ours = told.get(run.data.tags.get("parapet.key", ""))
+            if ours and run.info.run_id != ours:
+                self.client.delete_run(run.info.run_id)
+
+    @asking()
     def _parent(self) -> str:
         where = f"tags.`parapet.sweep` = '{self.sweep}' and tags.`parapet.runs` = '{self.identity}'"
         with Lock(self.runs.path / "mlflow.lock", wait_s=CREATING_S):
@@ -174,7 +185,15 @@ class Tracker:
         return self._search(f"tags.`parapet.key` = '{key}' and tags.`parapet.runs` = '{self.identity}'")
 
     def _search(self, where: str) -> list[Run]:
-        return list(self.client.search_runs([self.experiment], where, order_by=["start_time ASC"]))
+        found: list[Run] = []
+        token = None
+        while token is None or token:
+            page = self.client.search_runs(
+                [self.experiment], where, order_by=["start_time ASC"], page_token=token
+            )
+            found += page
+            token = page.token or ""
+        return found
 
 
 def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
