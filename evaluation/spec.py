@@ -17,8 +17,9 @@ class EvaluationSpec(Part):
     """Attacks on one checkpoint of a trial, on the first ``images`` test images, in the trial's threat model.
 
     ``pgd`` is PGD on cross-entropy, ``pgd_steps`` steps of eps / 4 from a random start; ``autoattack`` is the
-    standard ensemble; its members can be asked for one by one. Batch size is part of the digest because
-    AutoAttack's library reseeds per batch.
+    standard ensemble; some of its members can be asked for instead, and run as a cascade in its order. Order and
+    repetition of ``attacks`` mean nothing. Batch size is part of the digest because AutoAttack's library reseeds
+    per batch.
     """
 
     attacks: tuple[str, ...] = ("autoattack",)
@@ -37,7 +38,7 @@ class EvaluationSpec(Part):
                 )
         if not attacks:
             raise ValueError("name at least one attack")
-        return attacks
+        return tuple(name for name in ATTACKS if name in attacks)
 
     def digest(self, threat: AttackSpec) -> str:
         """16 hexadecimal digits: this evaluation under this threat model (norm and eps)."""

@@ -227,12 +227,41 @@ def test_images_outside_the_ball_do_not_count(trained: Trained, tmp_path: Path, 
 
 def test_a_network_that_answers_nan_is_neither_right_nor_robust(tmp_path: Path) -> None:
     class Nan(nn.Module):
+        """Right on black images in every place but where it answers NaN, which argmax takes for class 0."""
+
+        def __init__(self, always: bool) -> None:
+            super().__init__()
+            self.always = always
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.full((len(x), 10), torch.nan)
+            logits = torch.zeros(len(x), 10)
+            logits[:, 0] = 1 + 0 * x.sum(dim=(1, 2, 3))
+            return logits.masked_fill(self.always | (x.amax(dim=(1, 2, 3)) > 0)[:, None], torch.nan)
 
     test = Pair(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
-    metrics, _ = evaluate(Nan(), test, tmp_path / "e.parquet", ("pgd", "autoattack"))
-    assert set(metrics.values()) == {0.0}
+    never, _ = evaluate(Nan(True), test, tmp_path / "always.parquet", ("pgd", "autoattack"))
+    assert set(never.values()) == {0.0}
+    off_clean, _ = evaluate(Nan(False), test, tmp_path / "attacked.parquet", ("pgd",))
+    assert off_clean == {"clean": 1.0, "robust": 0.0, "pgd": 0.0}
+
+
+def test_robust_is_right_under_every_attack_and_pgd_stays_out_of_the_cascade(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verdicts(bench: object, attack: object, indices: np.ndarray) -> progress.Verdicts:
+        broken = indices < 10 if isinstance(attack, run.UntargetedPGD) else indices >= 20
+        return progress.Verdicts(broken, 0, 0.0)
+
+    monkeypatch.setattr(run._Bench, "attack", verdicts)
+    _, outcome = evaluate(*trained, tmp_path / "e.parquet", ("pgd", "apgd-ce", "square"), images=30)
+    columns, at = outcome.columns, np.arange(30)
+    assert columns["pgd"].tolist() == (columns["correct"] & (at >= 10)).tolist()
+    assert (
+        columns["apgd-ce"].tolist() == columns["square"].tolist() == (columns["correct"] & (at < 20)).tolist()
+    )
+    assert columns["robust"].tolist() == (columns["correct"] & (at >= 10) & (at < 20)).tolist()
+    facts = outcome.facts["attacked"]
+    assert facts["pgd"] == facts["apgd-ce"] == columns["correct"].sum() > facts["square"]
 
 
 def test_the_network_handed_in_is_left_as_it_is(tmp_path: Path) -> None:
@@ -265,6 +294,20 @@ def four() -> Trained:
 @pytest.fixture(scope="module")
 def uninterrupted(four: Trained, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return evaluate(*four, tmp_path_factory.mktemp("whole") / "e.parquet", **WORK)[1]
+
+
+@pytest.fixture
+def attacked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that were attacked, as they come."""
+    sizes: list[int] = []
+    real = run._Bench.attack
+
+    def counting(bench: run._Bench, attack: object, indices: np.ndarray) -> progress.Verdicts:
+        sizes.append(len(indices))
+        return real(bench, attack, indices)
+
+    monkeypatch.setattr(run._Bench, "attack", counting)
+    return sizes
 
 
 def assert_same_verdicts(one: Outcome, other: Outcome) -> None:
@@ -313,17 +356,9 @@ def test_killed_at_any_write_it_goes_on_to_the_same_verdicts(
 
 
 def test_what_is_on_disk_is_not_attacked_again(
-    four: Trained, uninterrupted: Outcome, tmp_path, monkeypatch
+    four: Trained, uninterrupted: Outcome, tmp_path: Path, attacked: list[int]
 ) -> None:
     network, test = four
-    attacked: list[int] = []
-    real = run._Bench.attack
-
-    def counting(bench, attack, indices):
-        attacked.append(len(indices))
-        return real(bench, attack, indices)
-
-    monkeypatch.setattr(run._Bench, "attack", counting)
     file = tmp_path / "e.parquet"
 
     def die_after(batches: int) -> Callable[[str, int, int], None]:
@@ -342,7 +377,9 @@ def test_what_is_on_disk_is_not_attacked_again(
 
 
 @pytest.mark.parametrize("change", ["weights", "images", "seed", "eps"])
-def test_progress_of_another_evaluation_is_not_taken_over(four: Trained, tmp_path: Path, change: str) -> None:
+def test_progress_of_another_evaluation_is_not_taken_over(
+    four: Trained, tmp_path: Path, attacked: list[int], change: str
+) -> None:
     network, test = four
     file = tmp_path / "e.parquet"
 
@@ -357,12 +394,26 @@ def test_progress_of_another_evaluation_is_not_taken_over(four: Trained, tmp_pat
         torch.manual_seed(9)
         network = small_net(4)
     elif change == "images":
-        test = Pair(test.images.flip(0), test.labels.flip(0))
+        test = Pair(test.images ^ 1, test.labels)  # the lowest bit: the same images are right
     else:
         settings = {"seed": 1} if change == "seed" else {"eps": 0.2}
+    attacked.clear()
     _, resumed = evaluate(network, test, file, **settings, **WORK)
+    again = list(attacked)
     _, fresh = evaluate(network, test, tmp_path / "fresh.parquet", **settings, **WORK)
+    assert again == attacked[len(again) :]
     assert_same_verdicts(resumed, fresh)
+
+
+def test_verdicts_on_other_images_are_not_taken_over(tmp_path: Path) -> None:
+    kept = progress.Progress(tmp_path, {"key": "k"})
+    verdicts = progress.Verdicts(np.array([True, False]), 1, 0.5)
+    kept.save("pgd", 0, np.array([3, 5]), verdicts)
+    again = progress.Progress(tmp_path, {"key": "k"}).load("pgd", 0, np.array([3, 5]))
+    assert again is not None
+    assert (again.broken.tolist(), again.strays, again.seconds) == ([True, False], 1, 0.5)
+    assert kept.load("pgd", 0, np.array([3, 6])) is None
+    assert kept.load("pgd", 1, np.array([3, 5])) is None
 
 
 def test_an_outcome_of_other_weights_is_made_again(four: Trained, tmp_path: Path) -> None:

@@ -80,6 +80,14 @@ def test_an_unreadable_file_is_named_in_one_sentence(tmp_path: Path, damage: str
     assert "\n" not in str(error.value)
 
 
+def test_a_file_is_replaced_not_written_over(tmp_path: Path) -> None:
+    file, held = tmp_path / "a", tmp_path / "b"
+    write_whole(file, b"old")
+    held.hardlink_to(file)  # a reader that opened the old file
+    write_whole(file, b"new")
+    assert (file.read_bytes(), held.read_bytes()) == (b"new", b"old")
+
+
 def test_a_full_disk_names_the_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
     file = tmp_path / "e.parquet"
     write_whole(file, b"old")

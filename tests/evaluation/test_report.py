@@ -56,6 +56,9 @@ CASES = {
     "perfect": _points(("a", {}, 0, 1.0, 1.0)),
     "demo": DEMO,
     "crowd": CROWD,
+    "crowded front": _points(
+        ("far", {}, 0, 0.2, 0.1), *(("a", {"x": i}, 0, 0.9 + i / 1000, 0.5 - i / 1000) for i in range(12))
+    ),
     "many methods": _points(*((f"method-{i}", {}, 0, i / 20, 1 - i / 20) for i in range(15))),
 }
 
@@ -90,7 +93,9 @@ def test_the_picture_names_the_front_and_says_what_was_measured() -> None:
     assert {t.get_text() for t in figure.axes[0].get_legend().get_texts()} == {"standard", "trades", "hat"}
 
 
-@pytest.mark.parametrize("case", ["demo", "crowd", "many methods", "all at zero", "all the same"])
+@pytest.mark.parametrize(
+    "case", ["demo", "crowd", "crowded front", "many methods", "all at zero", "all the same"]
+)
 def test_names_overlap_neither_each_other_nor_points_and_stay_inside(case: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -151,6 +156,8 @@ def test_names_from_outside_cannot_put_scripts_on_the_page(tmp_path: Path) -> No
     page = file.read_text()
     assert "<script>alert" not in page
     assert "<img src" not in page
+    assert figures._hover(points[0]).startswith("<b>&lt;script&gt;alert(1)")
+    assert "&lt;b&gt;: &lt;img src=x&gt;<br>" in figures._hover(points[0])
 
 
 def test_thousands_of_points_are_drawn_in_seconds(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""What an evaluation's digest stands for."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from evaluation.spec import EvaluationSpec
+from training.spec import AttackSpec
+
+THREAT = AttackSpec(eps="8/255")
+
+
+def test_the_digest_follows_what_is_computed_and_nothing_else() -> None:
+    spec = EvaluationSpec(attacks=("autoattack", "pgd"), images=200)
+    same = [
+        EvaluationSpec(attacks=("pgd", "autoattack", "pgd"), images=200).digest(THREAT),
+        spec.digest(AttackSpec(eps=8 / 255, steps=3, step_size=0.1)),
+    ]
+    assert set(same) == {spec.digest(THREAT)}
+    other = [
+        spec.digest(AttackSpec(norm="l2", eps="8/255")),
+        spec.digest(AttackSpec(eps=0.1)),
+        *(
+            spec.model_copy(update=change).digest(THREAT)
+            for change in ({"images": 201}, {"checkpoint": "last"}, {"batch_size": 1}, {"pgd_steps": 1})
+        ),
+        EvaluationSpec(attacks=("pgd",), images=200).digest(THREAT),
+    ]
+    assert len({*same, *other}) == 1 + len(other)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"attacks": ["autoatack"]}, "no attack 'autoatack' (did you mean 'autoattack'?)"),
+        ({"attacks": []}, "at least one attack"),
+        ({"images": 0}, "greater than or equal to 1"),
+        ({"image": 3}, "Extra inputs are not permitted"),
+    ],
+)
+def test_a_mistake_is_named(given: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        EvaluationSpec.model_validate(given)
+    assert sentence in str(error.value)
