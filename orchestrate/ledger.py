@@ -56,6 +56,22 @@ def read(file: Path) -> list[Row]:
     return list(rows.values())
 
 
+class Reader:
+    """Reads a ledger again and again: only when it has grown."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._size = 0
+        self._rows: list[Row] = []
+
+    def rows(self) -> list[Row]:
+        """All rows as they are now."""
+        size = self.file.stat().st_size if self.file.exists() else 0
+        if size != self._size:
+            self._size, self._rows = size, read(self.file)
+        return self._rows
+
+
 def append(file: Path, row: Row) -> None:
     """Record a suggestion, durably: it is on disk when this returns."""
     facts = asdict(row) | {"t": row.t or time.time_ns() // 1_000_000}

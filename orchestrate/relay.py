@@ -47,16 +47,13 @@ class Relay:
         self.trials: dict[str, TrialRelay] = {}
         self.refused: set[str] = set()
         self.rows: dict[str, list[ledger.Row]] = {}
-        self._ledger_size = -1
+        self._ledger = ledger.Reader(sweep.ledger_file)
 
     def look(self) -> None:
         """Read what is new on disk."""
-        file = self.sweep.ledger_file
-        size = file.stat().st_size if file.exists() else 0
-        if size != self._ledger_size:
-            self._ledger_size, self.rows = size, {}
-            for row in ledger.read(file):
-                self.rows.setdefault(row.key, []).append(row)
+        self.rows = {}
+        for row in self._ledger.rows():
+            self.rows.setdefault(row.key, []).append(row)
         for key in self.rows:
             self._read(key, self.trials.get(key) or TrialRelay(self.runs.trial(key), self.sweep))
 
