@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PERIOD_S = 1.0
 HEARTBEAT_S = 15.0
 FURNITURE = 8  # lines of a screen that are no rows: title, head, rules, count
+WIDE = 100  # columns from which there is room for progress bars
 COLOURS = {
     "training": "cyan",
     "attacking": "magenta",
@@ -74,7 +75,7 @@ class Live:
                 last = self._done.wait(PERIOD_S)
                 lines = self.board.lines()
                 height = None if last else max(3, console.height - FURNITURE)
-                screen.update(table(self.sweep.name, self.board, lines, height), refresh=True)
+                screen.update(table(self.sweep.name, self.board, lines, height, console.width), refresh=True)
                 if last:
                     return
 
@@ -173,34 +174,48 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def table(title: str, board: Board, lines: list[Line], height: int | None) -> Table:
+def table(title: str, board: Board, lines: list[Line], height: int | None, width: int) -> Table:
     """The sweep as a table of at most ``height`` rows (None: all): what runs, then what changed last."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
-    elapsed = clock((time.time_ns() // 1_000_000 - board.since) / 1000)
-    drawn = Table(title=f"{title}: {summary(board, lines)}, {elapsed} elapsed", title_justify="left")
-    drawn.add_column("trial", no_wrap=True, overflow="ellipsis", ratio=3)
-    drawn.add_column("seed", justify="right")
-    drawn.add_column("state", no_wrap=True)
-    drawn.add_column("", width=10)
-    drawn.add_column("progress", no_wrap=True, overflow="ellipsis", ratio=2)
-    drawn.add_column("val %\nclean / robust", justify="right", no_wrap=True)
-    drawn.add_column("test %\nclean / robust", justify="right", no_wrap=True, style="bold")
+    def cut(text: str) -> Text:  # on one line, whatever the width; no markup
+        return Text(text, no_wrap=True, overflow="ellipsis")
+
     shown = chosen(lines, height)
+    elapsed = clock((time.time_ns() // 1_000_000 - board.since) / 1000)
+    more = f"; {len(lines) - len(shown)} more trials" if len(shown) < len(lines) else ""
+    drawn = Table(
+        title=f"{title}: {summary(board, lines)}, {elapsed} elapsed",
+        caption=f"accuracies: clean / robust{more}",
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+        header_style="underline",
+        box=None,
+        padding=(0, 2, 0, 0),
+        expand=True,
+    )
+    drawn.add_column("trial", ratio=3)
+    drawn.add_column("seed", justify="right", min_width=4)
+    drawn.add_column("state", min_width=9)
+    if width >= WIDE:
+        drawn.add_column("", min_width=12)
+    drawn.add_column("progress", ratio=2, min_width=17)
+    drawn.add_column("val %", justify="right", min_width=11)
+    drawn.add_column("test %", justify="right", min_width=11, style="bold")
     for line in shown:
+        bar = ProgressBar(total=1.0, completed=line.share, width=12) if line.live else ""
         drawn.add_row(
-            Text(line.row.label or line.row.key),
+            cut(line.row.label or line.row.key),
             str(line.row.seed),
             Text(line.state, style=COLOURS.get(line.state, "dim")),
-            ProgressBar(total=1.0, completed=line.share, width=10) if line.live else "",
-            Text(progress(line) if line.state != "waiting" else ""),
+            *([bar] if width >= WIDE else []),
+            cut(progress(line) if line.state != "waiting" else ""),
             accuracies(line.val),
             accuracies(line.test),
         )
-    if len(shown) < len(lines):
-        drawn.caption = f"and {len(lines) - len(shown)} more"
     return drawn
 
 
