@@ -1,0 +1,184 @@
+"""Commands on one trained network: evaluate, export."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrate.cli.common import OverridesArgument, RunsOption, TrialArgument, percent, table
+from orchestrate.runs import TrialDir, locate, write_whole
+from training.errors import UserError
+
+if TYPE_CHECKING:
+    from evaluation.spec import EvaluationSpec
+    from training.data import Dataset
+    from training.spec import TrialSpec
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A best.pt or last.pt.")],
+    overrides: OverridesArgument = None,
+    attacks: Annotated[str, typer.Option(metavar="NAMES", help="With commas between them.")] = "autoattack",
+    images: Annotated[int | None, typer.Option(metavar="N", help="Default: all test images.")] = None,
+) -> None:
+    """Attack any checkpoint, here and now.
+
+    Data and threat model are those it was trained with unless overridden (data.root=PATH, attack.eps=4/255).
+    Where the checkpoint is a trial's and its test images are used, per-image verdicts go to the trial's outcomes.
+    """
+    import torch
+
+    import evaluation.run as evaluator
+    from training.checkpoint import load_network
+    from training.data import load
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network, trained, facts = load_network(checkpoint, device=device)
+    spec = _overridden(trained, overrides or [])
+    wanted = _evaluation(checkpoint, attacks, images)
+    data = load(spec.data)
+    _check_fit(checkpoint, facts, data)
+    evaluator.check(wanted, data.test, data.classes)
+    with _outcome(checkpoint, trained, spec, wanted) as outcome:
+        metrics = evaluator.evaluate(
+            network,
+            data.test,
+            wanted,
+            spec.attack,
+            key=facts["key"],
+            outcome=outcome,
+            device=device,
+            tell=_tell,
+            stop=lambda: None,
+        )
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+        table(("attack", "accuracy %"), [(name, percent(value)) for name, value in metrics.items()])
+        count = min(len(data.test.labels), wanted.images or len(data.test.labels))
+        print(f"\n{count} test images of {spec.data.name}, {spec.attack.norm} eps {spec.attack.eps:g}")
+        if outcome.parent.name == "outcomes":
+            print(f"per image: {outcome}")
+
+
+def export(
+    key: TrialArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: KEY.safetensors")
+    ] = None,
+    runs: RunsOption = None,
+) -> None:
+    """Write the weights of a trial's best network as safetensors, and say how to load them."""
+    import json
+
+    from safetensors.torch import save_file
+
+    from training.checkpoint import load_network
+
+    trial = locate(runs).find(key)
+    network, spec, facts = load_network(trial.checkpoints / "best.pt", device="cpu")
+    file = output or Path(f"{trial.key}.safetensors")
+    if not file.parent.is_dir():
+        raise UserError(f"--output: there is no folder {file.parent}")
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    about = {"key": trial.key, "spec": spec.dump(), "facts": {n: facts[n] for n in sorted(facts)}}
+    save_file(weights, file, metadata={name: json.dumps(value) for name, value in about.items()})
+    print(f"{file} ({sum(t.numel() for t in weights.values()):,} numbers). To load it:\n")
+    print(_loading(file, spec, facts))
+
+
+def _loading(file: Path, spec: TrialSpec, facts: dict[str, Any]) -> str:
+    """Three lines of Python that make the network again; images are [N, C, H, W] in [0, 1]."""
+    model = spec.model.model_dump(mode="json")
+    shape, mean, std = tuple(facts["shape"]), tuple(facts["mean"]), tuple(facts["std"])
+    return "\n".join(
+        [
+            "import training.models, training.spec, safetensors.torch",
+            f"network = training.models.build(training.spec.Choice(**{model!r}),"
+            f" {shape}, {facts['classes']}, {mean}, {std}).eval()",
+            f"network.load_state_dict(safetensors.torch.load_file({str(file)!r}))",
+        ]
+    )
+
+
+def _overridden(trained: TrialSpec, overrides: Sequence[str]) -> TrialSpec:
+    """The spec with other data or another threat model."""
+    from pydantic import ValidationError
+
+    from orchestrate import overrides as over
+    from orchestrate.sweep_file import Sweep, dotted, explain
+    from training.spec import TrialSpec
+
+    given = [over.parse(text, Sweep) for text in overrides]
+    for override in given:
+        if override.path[0] not in ("data", "attack"):
+            raise UserError(f"{override.text}: an evaluation can have other data.* or attack.*, nothing else")
+    tree = over.apply({"base": trained.dump()}, given)["base"]
+    try:
+        return TrialSpec.model_validate(tree)
+    except ValidationError as error:
+        loc, problem = explain(error, TrialSpec)
+        raise UserError(f"{dotted(loc)}: {problem}") from None
+
+
+def _evaluation(checkpoint: Path, attacks: str, images: int | None) -> EvaluationSpec:
+    from pydantic import ValidationError
+
+    from evaluation.spec import EvaluationSpec
+    from orchestrate.sweep_file import explain
+
+    names = [name.strip() for name in attacks.split(",") if name.strip()]
+    which = "best" if checkpoint.name == "best.pt" else "last"
+    try:
+        return EvaluationSpec.model_validate({"attacks": names, "images": images, "checkpoint": which})
+    except ValidationError as error:
+        loc, problem = explain(error, EvaluationSpec)
+        raise UserError(f"--{loc[0]}: {problem}") from None
+
+
+def _check_fit(checkpoint: Path, facts: dict[str, Any], data: Dataset) -> None:
+    """Raise UserError when the network is for other images or classes than the data have."""
+    has, needs = (facts["classes"], *facts["shape"]), (data.classes, *data.test.images.shape[1:])
+    if has != needs:
+        sizes = ["x".join(str(n) for n in sized[1:]) for sized in (has, needs)]
+        raise UserError(
+            f"{checkpoint}: is a network for {has[0]} classes of {sizes[0]} images, and data '{data.name}' has"
+            f" {needs[0]} classes of {sizes[1]} images"
+        )
+
+
+@contextlib.contextmanager
+def _outcome(checkpoint: Path, trained: TrialSpec, spec: TrialSpec, wanted: EvaluationSpec) -> Iterator[Path]:
+    """Where verdicts go: to the trial, alone on it meanwhile; or nowhere, for a checkpoint or data of elsewhere."""
+    import yaml
+
+    from orchestrate.locks import Lock, LockHeld
+
+    trial = TrialDir(checkpoint.absolute().parent.parent)
+    same_images = spec.data.model_copy(update={"root": None}) == trained.data.model_copy(
+        update={"root": None}
+    )
+    own = trial.spec_file.exists() and checkpoint.name in ("best.pt", "last.pt") and same_images
+    if not own:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / "outcome.parquet"
+        return
+    digest = wanted.digest(spec.attack)
+    try:
+        with Lock(trial.lock_file):
+            write_whole(trial.evaluation_file(digest), yaml.safe_dump(wanted.model_dump(mode="json")))
+            yield trial.outcome_file(digest)
+    except LockHeld:
+        raise UserError(
+            f"{checkpoint}: trial {trial.key} is running; evaluate it when it has ended"
+        ) from None
+
+
+def _tell(attack: str, done: int, of: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{attack}: {done} of {of} images   ", end="", file=sys.stderr, flush=True)

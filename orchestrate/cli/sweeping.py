@@ -1,0 +1,289 @@
+"""Commands that make trials run, and end: sweep, train, retry, stop."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrate.cli.common import (
+    OverridesArgument,
+    RunsOption,
+    SweepArgument,
+    complete_either,
+    find_sweep,
+    table,
+    warn,
+)
+from orchestrate.runs import Runs, locate
+from training.errors import UserError
+
+if TYPE_CHECKING:
+    from orchestrate.plan import Wanted
+    from orchestrate.sweep_file import Sweep
+
+STOPPING_S = 30.0  # most time to wait until what was asked to stop has stopped
+
+ClusterOption = Annotated[str, typer.Option("--cluster", metavar="NAME", help="Where trials run.")]
+ConcurrencyOption = Annotated[
+    int | None, typer.Option("--concurrency", min=1, metavar="N", help="So many trials at once, at most.")
+]
+
+# What `parapet train` trains when nothing is overridden.
+TRIAL: dict[str, Any] = {
+    "method": {"name": "pgd-at"},
+    "data": {"name": "digits"},
+    "model": {"name": "small-cnn"},
+    "train": {"epochs": 20, "batch_size": 64},
+    "attack": {"norm": "linf", "eps": 0.2},
+}
+
+
+def sweep(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A sweep file; or, to resume, an earlier sweep's name.",
+            autocompletion=_files,
+        ),
+    ],
+    overrides: OverridesArgument = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was begun.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train again what is there already.")] = False,
+    cluster: ClusterOption = "local",
+    concurrency: ConcurrencyOption = None,
+    runs: RunsOption = None,
+) -> int:
+    """Run a sweep: train, attack and compare everything that FILE asks for.
+
+    A trial that is there already, from this sweep or another, is not trained again. An interrupted sweep goes on
+    where it was, with or without --resume, which says that there must be one.
+    """
+    from orchestrate import sweep_file
+
+    store = locate(runs)
+    given = [*(overrides or []), *([f"concurrency={concurrency}"] if concurrency else [])]
+    wanted = sweep_file.load(_file_of(file, store, resume), given)
+    if resume and not store.sweep(wanted.name).ledger_file.exists():
+        raise UserError(f"--resume: {store.path} has no sweep '{wanted.name}' to go on with")
+    return _run(wanted, store, cluster, dry_run=dry_run, fresh=fresh)
+
+
+def train(
+    overrides: OverridesArgument = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")] = False,
+    cluster: ClusterOption = "local",
+    runs: RunsOption = None,
+) -> int:
+    """Train and evaluate one trial without a sweep file.
+
+    Nothing overridden, it is PGD-AT on the digits: try method.name=trades method.beta=6 train.epochs=5.
+    It becomes a sweep of its own, with a name of its own unless you give name=.
+    """
+    from orchestrate.sweep_file import build
+    from training.spec import digest_of
+
+    content = {"name": "train", "base": TRIAL}
+    wanted = build(content, "parapet train", overrides or [])
+    if not any(text.startswith("name=") for text in overrides or []):
+        digest = digest_of(wanted.dump() | {"concurrency": None, "resources": None})
+        wanted = build(content, "parapet train", [*(overrides or []), f"name=train-{digest[:8]}"])
+    return _run(wanted, locate(runs), cluster, dry_run=dry_run, fresh=False)
+
+
+def retry(name: SweepArgument, cluster: ClusterOption = "local", runs: RunsOption = None) -> int:
+    """Run the failed trials of a sweep again, from their last checkpoints."""
+    from orchestrate import ledger, sweep_file
+    from orchestrate.locks import Watch
+
+    store = locate(runs)
+    swept = find_sweep(store, name)
+    if Watch(swept.lock_file).held():
+        raise UserError(f"{name}: is running; wait for its end, or stop it first (parapet stop {name})")
+    failed = [row for row in ledger.read(swept.ledger_file) if row.state == "failed"]
+    if not failed:
+        print(f"{name}: no trial has failed")
+        return 0
+    wanted = sweep_file.load(swept.sweep_file)
+    for row in failed:
+        ledger.close(swept.ledger_file, row.row, "open")
+        print(f"again: {row.key}  {row.label} (failed: {row.reason})")
+    return _run(wanted, store, cluster, dry_run=False, fresh=False)
+
+
+def stop(
+    name: Annotated[
+        str, typer.Argument(metavar="KEY|SWEEP", help="A trial or a sweep.", autocompletion=complete_either)
+    ],
+    runs: RunsOption = None,
+) -> int:
+    """Stop a trial or a whole sweep. Each trial writes a checkpoint first, from which it can go on."""
+    store = locate(runs)
+    if "/" not in name and store.sweep(name).sweep_file.exists():
+        return _stop_sweep(store, name)
+    return _stop_trials(store, [store.find(name).key])
+
+
+def _files(incomplete: str) -> list[str]:
+    """YAML files that begin so."""
+    return [str(file) for file in sorted(Path().glob(f"{incomplete}*.yaml"))] if incomplete else []
+
+
+def _file_of(file: str, store: Runs, resume: bool) -> Path:
+    """The sweep file, or the one that an earlier sweep keeps."""
+    if Path(file).exists() or "/" in file:
+        return Path(file)
+    if resume:
+        return find_sweep(store, file).sweep_file
+    if store.sweep(file).sweep_file.exists():
+        raise UserError(f"{file}: there is no such file; to go on with the sweep of that name, add --resume")
+    return Path(file)
+
+
+def _run(wanted: Sweep, store: Runs, cluster: str, *, dry_run: bool = False, fresh: bool = False) -> int:
+    """Check everything, say what is doubtful, and go."""
+    import clusters
+    from orchestrate.plan import Planner, all_of
+
+    clusters.open(cluster, store.path / "trials")
+    with tempfile.TemporaryDirectory() as scratch:
+        planner = Planner(wanted, store, Path(scratch) if dry_run else None)
+        for sentence in planner.warnings():
+            warn(sentence)
+        if dry_run:
+            _preview(wanted, store, all_of(wanted, planner), cluster)
+            return 0
+    if fresh:
+        _set_aside(wanted, store, all_of(wanted, planner))
+    from orchestrate.driver import run
+
+    return run(wanted, store, cluster=cluster)
+
+
+def _preview(wanted: Sweep, store: Runs, trials: list[Wanted], cluster: str) -> None:
+    """What would run, and what it would cost; nothing is written."""
+    from orchestrate.estimate import Estimate, state_of, unique
+
+    estimate = Estimate(store, trials)
+    helpers = {helper.key for trial in trials for helper in trial.helpers}
+    rows, seconds = [], []
+    for trial in unique(trials):
+        state = state_of(estimate.stories[trial.key], trial)
+        seconds.append(estimate.seconds(trial))
+        minutes = "-" if seconds[-1] is None else f"{seconds[-1] / 60:.1f}"
+        role = " (helper too)" if trial.key in helpers and trial.evaluations else ""
+        cost = f"{trial.cost:.2f}"
+        rows.append((trial.key, f"{trial.label}{role}", str(trial.seed), state, cost, minutes, trial.formula))
+    table(("key", "label", "seed", "state", "passes (M)", "minutes", "loss"), rows)
+    counts = Counter("finished" if row[3] == "finished" else "to run" for row in rows)
+    print(
+        f"\n{wanted.name}: {len(rows)} trials, {counts['finished']} finished, {counts['to run']} to run",
+        end="",
+    )
+    known = [s for s in seconds if s is not None]
+    if known and len(known) == len(seconds):
+        print(f", about {sum(known) / 60:.1f} minutes of work for one trial at a time")
+    else:
+        print(
+            "; passes: images through the network, in millions (time is known once like trials have run here)"
+        )
+    if wanted.search.name == "optuna":
+        print("optuna: later configurations depend on the results of the first ones")
+    print(f"Nothing was started. Each trial would be a job like this one ({cluster}):")
+    print(f"  {_request(wanted, store, trials[0], cluster)}")
+
+
+def _request(wanted: Sweep, store: Runs, trial: Wanted, cluster: str) -> str:
+    """The job of one trial as its cluster would submit it."""
+    import clusters
+    from orchestrate.runner import Task, job
+
+    task = Task(
+        runs=str(store.path),
+        key=trial.key,
+        evaluations=tuple(trial.evaluations),
+        cluster=cluster,
+        cpus=wanted.resources.cpus,
+        gpus=wanted.resources.gpus or 0,
+        hours=wanted.limits.hours,
+        retries=wanted.limits.retries,
+        checkpoint_minutes=wanted.limits.checkpoint_minutes,
+    )
+    return str(clusters.open(cluster, store.path / "trials").plan(job(task)))
+
+
+def _set_aside(wanted: Sweep, store: Runs, trials: list[Wanted]) -> None:
+    """Move what is there of these trials, and of all that the sweep ran, to ``RUNS/old``; it is wanted again."""
+    from orchestrate import ledger
+    from orchestrate.estimate import unique
+    from orchestrate.locks import Watch
+
+    swept = store.sweep(wanted.name)
+    rows = ledger.read(swept.ledger_file)
+    keys = dict.fromkeys([*(trial.key for trial in unique(trials)), *(row.key for row in rows)])
+    there = [store.trial(key) for key in keys if store.trial(key).path.exists()]
+    for trial in there:
+        if Watch(trial.lock_file).held():
+            raise UserError(
+                f"--fresh: trial {trial.key} is running; stop it first (parapet stop {trial.key})"
+            )
+    old = store.path / "old"
+    for trial in there:
+        old.mkdir(exist_ok=True)
+        number = 1 + sum(1 for _ in old.glob(f"{trial.key}.*"))
+        trial.path.rename(old / f"{trial.key}.{number}")
+    for row in rows:
+        ledger.close(swept.ledger_file, row.row, "open")
+    if there:
+        print(f"{len(there)} trials are trained again; what was there is in {old} (parapet clean removes it)")
+
+
+def _stop_sweep(store: Runs, name: str) -> int:
+    """Ask the driver, or, where it is gone, the trials that still run."""
+    from orchestrate import ledger
+    from orchestrate.locks import Watch
+    from orchestrate.runs import write_whole
+
+    swept = store.sweep(name)
+    driver = Watch(swept.lock_file)
+    if not driver.held():
+        return _stop_trials(store, [row.key for row in ledger.read(swept.ledger_file) if row.state == "open"])
+    write_whole(swept.stop_file, '{"why": "stopped"}')
+    if not _gone([driver]):
+        print(f"{name}: is asked to stop and still about to")
+        return 1
+    print(f"{name}: stopped; parapet sweep {name} --resume goes on with it")
+    return 0
+
+
+def _stop_trials(store: Runs, keys: list[str]) -> int:
+    from orchestrate.locks import Watch
+    from orchestrate.runner import ask_to_stop
+
+    running = [store.trial(key) for key in dict.fromkeys(keys) if Watch(store.trial(key).lock_file).held()]
+    for trial in running:
+        ask_to_stop(trial, "cancelled")
+    if not running:
+        print("nothing of it is running")
+    elif not _gone([Watch(trial.lock_file) for trial in running]):
+        print(f"{len(running)} trials are asked to stop and still about to")
+        return 1
+    else:
+        print(f"stopped: {', '.join(trial.key for trial in running)}")
+    return 0
+
+
+def _gone(locks: list[Any]) -> bool:
+    """Wait until nobody holds any of these."""
+    deadline = time.monotonic() + STOPPING_S
+    while any(lock.held() for lock in locks):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
