@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Tell = Callable[[str, int, int], None]
 Stop = Callable[[], str | None]
 Indices = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 ASK_EVERY_S = 0.2  # time between two questions whether to stop, which may cost a look at a shared disk
 
@@ -181,85 +182,87 @@ def _measure(
     predictions, margins, classes = bench.clean()
     labels = bench.labels.cpu().numpy()
     correct = predictions == labels
-    cascade = _cascade(spec.attacks, classes)
-    left_out = (
-        [name for name in MEMBERS if name not in members(classes)] if "autoattack" in spec.attacks else []
-    )
+    cascade, left_out = _cascade(spec.attacks, classes)
     if left_out:
         log.warning("AutoAttack on %d classes is %s only", classes, " and ".join(cascade))
-
-    standing: dict[str, npt.NDArray[np.bool_]] = {}
-    facts: dict[str, dict[str, Any]] = {"attacked": {}, "strays": {}, "seconds": {}}
-
-    def run(name: str, attack: Attack, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        indices = np.flatnonzero(among)
-        verdicts = list(_batches(bench, name, attack, indices, progress, tell))
-        standing[name] = among.copy()
-        standing[name][indices] = ~np.concatenate([v.broken for v in verdicts] or [np.zeros(0, bool)])
-        facts["attacked"][name] = len(indices)
-        facts["strays"][name] = sum(v.strays for v in verdicts)
-        facts["seconds"][name] = round(sum(v.seconds for v in verdicts), 3)
-        if facts["strays"][name]:
-            log.warning("%s left the ball on %d images; those do not count", name, facts["strays"][name])
-        return standing[name]
-
-    robust = correct
+    campaign = _Campaign(bench, progress, tell)
+    robust = left = correct
     if "pgd" in spec.attacks:
-        robust = robust & run("pgd", UntargetedPGD(bench.threat, spec.pgd_steps, classes, seed), correct)
-    left = correct
+        robust = campaign.run("pgd", UntargetedPGD(bench.threat, spec.pgd_steps, classes, seed), correct)
     for name in cascade:
-        left = run(name, Member(name, bench.threat, classes, seed), left)
-    if "autoattack" in spec.attacks:
-        standing["autoattack"] = left
+        left = campaign.run(name, Member(name, bench.threat, classes, seed), left)
+    ensemble = {"autoattack": left} if "autoattack" in spec.attacks else {}
     columns = {
         "index": np.arange(len(labels)),
         "label": labels,
         "clean_prediction": predictions,
         "clean_margin": margins,
         "correct": correct,
-        **standing,
+        **campaign.standing,
+        **ensemble,
         "robust": robust & left,
     }
-    return Outcome(
-        columns,
-        identity
-        | facts
-        | {
-            "spec": spec.model_dump(mode="json"),
-            "threat": {"norm": bench.threat.norm, "eps": bench.threat.eps},
-            "classes": classes,
-            "cascade": cascade,
-            "left_out": left_out,
-            "folded": bench.folded,
-            "versions": {name: version(name) for name in ("torch", "pyautoattack", "parapet")},
-        },
-    )
+    facts = {
+        "spec": spec.model_dump(mode="json"),
+        "threat": {"norm": bench.threat.norm, "eps": bench.threat.eps},
+        "classes": classes,
+        "cascade": cascade,
+        "left_out": left_out,
+        "attacked": campaign.attacked,
+        "strays": campaign.strays,
+        "seconds": campaign.seconds,
+        "folded": bench.folded,
+        "versions": {name: version(name) for name in ("torch", "pyautoattack", "parapet")},
+    }
+    return Outcome(columns, identity | facts)
 
 
-def _batches(
-    bench: _Bench, name: str, attack: Attack, indices: Indices, progress: Progress, tell: Tell
-) -> Iterator[Verdicts]:
-    """Verdicts batch by batch: those on disk, then new ones, which are kept."""
-    for number, part in enumerate(_slices(len(indices), bench.batch_size)):
-        batch = indices[part]
-        verdicts = progress.load(name, number, batch)
-        if verdicts is None:
-            verdicts = bench.attack(attack, batch)
-            progress.save(name, number, batch, verdicts)
-        tell(name, min(part.stop, len(indices)), len(indices))
-        yield verdicts
+class _Campaign:
+    """Attacks on one bench, one after the other, and what is left standing after each."""
+
+    def __init__(self, bench: _Bench, progress: Progress, tell: Tell) -> None:
+        self.bench, self.progress, self.tell = bench, progress, tell
+        self.standing: dict[str, Mask] = {}
+        self.attacked: dict[str, int] = {}
+        self.strays: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
+
+    def run(self, name: str, attack: Attack, among: Mask) -> Mask:
+        """Attack the images that ``among`` [N] marks; marks those of them that are still right."""
+        indices = np.flatnonzero(among)
+        left = among.copy()
+        self.attacked[name], self.strays[name], self.seconds[name] = len(indices), 0, 0.0
+        for number, part in enumerate(_slices(len(indices), self.bench.batch_size)):
+            batch = indices[part]
+            verdicts = self.progress.load(name, number, batch)
+            if verdicts is None:
+                verdicts = self.bench.attack(attack, batch)
+                self.progress.save(name, number, batch, verdicts)
+            left[batch] = ~verdicts.broken
+            self.strays[name] += verdicts.strays
+            self.seconds[name] += verdicts.seconds
+            self.tell(name, min(part.stop, len(indices)), len(indices))
+        if self.strays[name]:
+            log.warning("%s left the ball on %d images; those do not count", name, self.strays[name])
+        self.standing[name] = left
+        return left
 
 
-def _cascade(asked: tuple[str, ...], classes: int) -> list[str]:
-    """The members of AutoAttack to run, in the library's order. Raises UserError for one that cannot be run."""
+def _cascade(asked: tuple[str, ...], classes: int) -> tuple[list[str], list[str]]:
+    """AutoAttack's members to run, in the library's order, and those that so few classes leave out of it.
+
+    Raises UserError for a member that was asked for by name and cannot be run.
+    """
     possible = members(classes)
-    for name in asked:
-        if name in MEMBERS and name not in possible:
+    impossible = [name for name in MEMBERS if name not in possible]
+    for name in impossible:
+        if name in asked:
             raise UserError(
-                f"evaluate.attacks: '{name}' needs at least 4 classes and the network has {classes};"
+                f"evaluate.attacks: '{name}' needs at least 4 classes and there are {classes};"
                 f" ask for {', '.join(possible)} or autoattack"
             )
-    return [name for name in possible if name in asked or "autoattack" in asked]
+    whole = "autoattack" in asked
+    return [name for name in possible if whole or name in asked], impossible if whole else []
 
 
 def _first(test: Images, count: int | None) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,7 @@ def evaluate(
     return metrics, outcomes.read(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps", "asked"), [("linf", 0.15, MEMBERS), ("l2", 0.7, MEMBERS[:2])])
 def test_every_member_agrees_with_the_librarys_own_cascade(
     trained: Trained, tmp_path: Path, norm: str, eps: float, asked: tuple[str, ...]
@@ -190,7 +191,12 @@ def test_few_classes_take_every_other_class_as_target(tmp_path: Path, monkeypatc
 
 def test_an_attack_that_few_classes_do_not_allow_is_refused(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    with pytest.raises(UserError, match=r"evaluate\.attacks: 'apgd-t' needs at least 4 classes"):
+    sentence = (
+        r"evaluate\.attacks: 'apgd-t' needs at least 4 classes and there are 3; ask for apgd-ce, square or"
+    )
+    with pytest.raises(UserError, match=sentence):
+        run.check(EvaluationSpec(attacks=("apgd-t",)), digits(3)[1], 3)
+    with pytest.raises(UserError, match=sentence):
         evaluate(network, digits(3)[1], tmp_path / "e.parquet", ("apgd-t",))
 
 
