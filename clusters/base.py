@@ -7,7 +7,7 @@ import os
 import secrets
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,6 +42,7 @@ class Job:
         cpus: cores it may use; a fraction is its share of one.
         gpus: GPUs it may use; 0 hides them from it.
         log: the file that its output is appended to.
+        env: what it finds in its environment besides.
     """
 
     key: str
@@ -50,6 +51,7 @@ class Job:
     cpus: float
     gpus: float
     log: Path
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

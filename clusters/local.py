@@ -38,7 +38,7 @@ class LocalCluster:
         env = {f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")}
         if job.gpus == 0:
             env["CUDA_VISIBLE_DEVICES"] = ""
-        return Request(job, job.command, env)
+        return Request(job, job.command, env | dict(job.env))
 
     def submit(self, request: Request) -> Handle:
         """Start the subprocess; it runs the same code as this process, wherever that was imported from."""

@@ -1,15 +1,17 @@
 """A trial's Tune actor: a thin class Trainable around :class:`orchestrate.runner.Runner`.
 
 Hundreds of these may sit on one head node, so it imports neither PyTorch nor MLflow; what trains is a process of its
-own. Its config is ``{"task": the fields of a Task}``.
+own.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from ray import tune
 
+from clusters.process import Process
 from orchestrate.runner import Report, Runner, Task
 
 
@@ -41,6 +43,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is not typed
         self.runner.close()
 
 
+def to_config(task: Task) -> dict[str, Any]:
+    """The task as plain data, which Tune can copy, merge and pickle."""
+    return {"task": asdict(task)}
+
+
 def _runner(config: dict[str, Any]) -> Runner:
-    task = config["task"]
-    return Runner(Task(**task | {"evaluations": tuple(task["evaluations"])}))
+    task = dict(config["task"])
+    task["evaluations"] = tuple(task["evaluations"])
+    task["driver"] = Process(**task["driver"]) if task["driver"] else None
+    return Runner(Task(**task))

@@ -18,8 +18,10 @@ from typing import Any
 
 import clusters
 from clusters.base import Cluster, Handle, Job, State
+from clusters.process import Process
 from orchestrate.events import Event, Follower, Story, attempts
 from orchestrate.locks import Lock, LockHeld, Watch
+from orchestrate.reaper import KEY, TOKEN
 from orchestrate.runs import Runs, TrialDir, write_whole
 
 LOSSES = 3  # times in a row that a job may be lost without having got anywhere
@@ -32,7 +34,17 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What a runner is to bring about; plain data, so that it travels in Tune's config."""
+    """What a runner is to bring about.
+
+    Args:
+        runs: the store's folder; key, evaluations: the trial in it, and which of its evaluations are wanted.
+        cluster: where its job runs; cpus, gpus: what the job gets.
+        hours, retries, checkpoint_minutes: the limits of the sweep file.
+        token: marks the sweep's jobs (see :mod:`orchestrate.reaper`).
+        driver: the sweep's; nothing is submitted once it is dead.
+        stop_file: nor when this file is there.
+        replay: only tell what has happened so far.
+    """
 
     runs: str
     key: str
@@ -43,6 +55,10 @@ class Task:
     hours: float | None = None
     retries: int = 1
     checkpoint_minutes: float = 5
+    token: str = ""
+    driver: Process | None = None
+    stop_file: str = ""
+    replay: bool = False
 
 
 class Runner:
@@ -72,9 +88,9 @@ class Runner:
         """Wait for the next epoch, evaluation or end, and tell of it.
 
         Returns:
-            ``state`` (running, finished, failed), ``done``, ``epoch`` (epochs done), ``mine`` (is the job this
-            runner's own) and, where there is something new, ``val/clean`` and ``val/robust`` or ``clean`` and
-            ``robust``; for a failure ``kind`` and ``reason``.
+            ``state`` (running, finished, failed, replayed, or stopped with the sweep), ``done``, ``epoch`` (epochs
+            done), ``mine`` (is the job this runner's own) and, where there is something new, ``val/clean`` and
+            ``val/robust`` or ``clean`` and ``robust``; for a failure ``kind`` and ``reason``.
         """
         shortest, longest = _POLL_S
         pause = shortest
@@ -118,6 +134,8 @@ class Runner:
 
     def _look(self) -> Report | None:
         """Do what is to be done now; the final report when there is nothing more to do."""
+        if self.task.replay:
+            return {"state": "replayed"}
         live = self.own is not None and self.cluster.state(self.own).live
         if self.story.complete(self.task.evaluations):
             return self._finish(live)
@@ -144,8 +162,16 @@ class Runner:
     def _somebody_runs_it(self) -> bool:
         return self._live_lock.held() or self.cluster.find(self.task.key) is not None
 
+    def _sweep_ends(self) -> bool:
+        driver, stop_file = self.task.driver, self.task.stop_file
+        return (driver is not None and driver.alive() is False) or bool(
+            stop_file and Path(stop_file).exists()
+        )
+
     def _submit(self) -> Report | None:
         """Start the job, unless somebody else was quicker."""
+        if self._sweep_ends():
+            return {"state": "stopped"}
         self.own, self.followed, self.ending = None, False, None
         try:
             with Lock(self.trial.path / "submit.lock", wait_s=5):
@@ -224,7 +250,9 @@ def job(task: Task) -> Job:
     command += [str(word) for option in options.items() for word in option]
     if task.evaluations:
         command += ["--eval", *task.evaluations]
-    return Job(task.key, trial.path, tuple(command), task.cpus, task.gpus, trial.logs / f"{number}.txt")
+    log = trial.logs / f"{number}.txt"
+    env = {TOKEN: task.token, KEY: task.key}
+    return Job(task.key, trial.path, tuple(command), task.cpus, task.gpus, log, env)
 
 
 def ask_to_stop(trial: TrialDir, why: str) -> None:

@@ -1,0 +1,139 @@
+"""The last one out: ends what a sweep leaves behind, however its driver ends.
+
+Every process that a sweep starts on this machine, directly or through Ray, carries the sweep's token in its
+environment; a job also carries the trial's key. So they are found without asking anyone who may be dead.
+
+``python -m orchestrate.reaper RUNS SWEEP ...`` is started by the driver before everything else. It leaves the
+driver's process tree, so that neither Ctrl-C nor ``ray job stop`` (which kills the driver with all its children after
+3 s) reaches it; starts the tracking relay, whose standard input and output are the driver's; and waits. When the
+driver is gone it kills Ray's processes, lets jobs write a last checkpoint, sees the relay out, and goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from clusters.process import Process, process
+
+TOKEN, KEY = "PARAPET_SWEEP_TOKEN", "PARAPET_JOB_KEY"  # names in the environment
+GRACE_S = 10.0  # for a job to write its checkpoint
+RELAY_S = 100.0  # for the relay to tell what is left, also to a server that is slow to answer
+_POLL_S = 0.1
+
+
+def started_by(token: str) -> Iterator[tuple[Process, str]]:
+    """The live processes on this machine that carry the token, each with its job's key (or an empty text)."""
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            content = (folder / "environ").read_bytes()
+        except OSError:  # gone, or another user's
+            continue
+        settings = dict(entry.partition(b"=")[::2] for entry in content.split(b"\0"))
+        if settings.get(TOKEN.encode()) == token.encode():
+            found = process(int(folder.name))
+            if found is not None and found.alive():
+                yield found, settings.get(KEY.encode(), b"").decode()
+
+
+def jobs_of(token: str) -> list[Process]:
+    """The sweep's jobs: one process each, that leads its group."""
+    jobs = []
+    for found, key in started_by(token):
+        with contextlib.suppress(ProcessLookupError):
+            if key and os.getpgid(found.pid) == found.pid:
+                jobs.append(found)
+    return jobs
+
+
+def end_jobs(token: str, grace_s: float = GRACE_S) -> None:
+    """Ask all jobs of the sweep to end, those too that start meanwhile; kill what is left after ``grace_s``."""
+    asked: set[Process] = set()
+    end = time.monotonic() + grace_s
+    while jobs := jobs_of(token):
+        for job in jobs:
+            if time.monotonic() > end:
+                job.signal(signal.SIGKILL, group=True)
+            elif job not in asked:
+                job.signal(signal.SIGTERM)
+                asked.add(job)
+        time.sleep(_POLL_S)
+
+
+def kill_others(token: str) -> None:
+    """Kill the processes of the sweep's own Ray: none of them has anything to lose."""
+    while others := [found for found, key in started_by(token) if not key]:
+        for other in others:
+            other.signal(signal.SIGKILL)
+        time.sleep(_POLL_S / 10)
+
+
+def main() -> None:
+    """The process; see the module."""
+    parser = argparse.ArgumentParser(prog="python -m orchestrate.reaper")
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("sweep")
+    parser.add_argument("--driver", type=int, required=True, metavar="PID")
+    parser.add_argument("--token", required=True)
+    parser.add_argument("--log", type=Path, required=True, help="where the relay's complaints go")
+    parser.add_argument("--scratch", type=Path, required=True, help="a folder to remove at the end")
+    given = parser.parse_args()
+    driver = process(given.driver)
+    if driver is None or os.fork():
+        os._exit(0)  # the child has no parent in the driver's tree
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    relay = _start_relay(given.runs, given.sweep, given.log)
+    while driver.alive():
+        relay.poll()
+        time.sleep(2 * _POLL_S)
+    kill_others(given.token)
+    end_jobs(given.token)
+    _see_out(relay, given.runs, given.sweep, given.log)
+    shutil.rmtree(given.scratch, ignore_errors=True)
+
+
+def _start_relay(runs: Path, sweep: str, log: Path) -> subprocess.Popen[bytes]:
+    """The relay speaks with the driver through the pipes that were given to us; only it keeps them open."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "orchestrate.relay",
+        str(runs),
+        sweep,
+        "--parent",
+        str(os.getpid()),
+    ]
+    with log.open("ab") as complaints:
+        relay = subprocess.Popen(command, stderr=complaints)
+        os.dup2(complaints.fileno(), 2)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    return relay
+
+
+def _see_out(relay: subprocess.Popen[bytes], runs: Path, sweep: str, log: Path) -> None:
+    """Wait for the relay to tell how everything ended; in its place, should it have been killed."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        relay.wait(RELAY_S)
+    if relay.returncode is None or relay.returncode < 0:
+        relay.kill()
+        command = [sys.executable, "-P", "-m", "orchestrate.relay", str(runs), sweep, "--once"]
+        with log.open("ab") as complaints, contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, stderr=complaints, stdin=subprocess.DEVNULL, timeout=RELAY_S)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Ray Tune's side of a sweep: a Searcher that hands out the agenda's rows, and the scheduler of the sweep file.
+
+Tune believes that it searches. What is run is decided by the agenda, on disk, before Tune hears of it; so a sweep is
+gone on with by asking the agenda again, and never by restoring Tune.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from orchestrate.actor import TrialActor, to_config
+from orchestrate.agenda import Agenda, Pause
+from orchestrate.ledger import Row
+from orchestrate.runner import Task
+from orchestrate.sweep_file import Scheduler
+
+NEVER = 2**31  # epochs: ASHA would otherwise end a trial in its last epoch, before it is evaluated
+ACTOR_FAILURES = 3  # times that Tune starts a trial's actor again
+
+
+class TuneSearch(Searcher):  # type: ignore[misc]  # ray is not typed
+    """The agenda as Tune's search algorithm.
+
+    Args:
+        task_of: what a trial's actor is to do for a row.
+        at_once: most trials at a time.
+    """
+
+    def __init__(self, agenda: Agenda, task_of: Callable[[Row], Task], at_once: int) -> None:
+        super().__init__()
+        self.agenda, self.task_of, self.at_once = agenda, task_of, at_once
+        self.rows: dict[str, Row] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next row as a config; None: not now; FINISHED: never again."""
+        if len(self.rows) >= self.at_once:
+            return None
+        row = self.agenda.next()
+        if row is Pause.WAIT:
+            return None
+        if isinstance(row, Pause):
+            return str(Searcher.FINISHED)
+        self.rows[trial_id] = row
+        return to_config(self.task_of(row))
+
+    def on_trial_complete(
+        self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """A trial has ended, was ended by the scheduler, or its actor could not be kept alive (``error``)."""
+        row = self.rows.pop(trial_id)
+        if error or result is None or "state" not in result:
+            result = {"state": "failed", "kind": "crash", "reason": "its Tune actor died", "done": True}
+        self.agenda.done(row, result)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is what there is to save."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as nothing is saved."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher at the start, in order to restore it; see ``save``."""
+        return {}
+
+
+def scheduler(asked: Scheduler) -> TrialScheduler:
+    """Who ends trials early. Epochs are counted as done: 1 after the first."""
+    if asked.name == "none":
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr="epoch",
+        metric=asked.metric,
+        mode="max",
+        max_t=NEVER,
+        grace_period=asked.grace_epochs,
+        reduction_factor=asked.reduction,
+    )
+
+
+def tuner(
+    search: TuneSearch, scheduler: TrialScheduler, resources: Mapping[str, float], folder: str
+) -> tune.Tuner:
+    """A Tuner that writes only below ``folder``, prints nothing, and keeps actors from trial to trial."""
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(search.at_once)
+    return tune.Tuner(
+        tune.with_resources(TrialActor, dict(resources)),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=scheduler,
+            num_samples=-1,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=folder,
+            failure_config=tune.FailureConfig(max_failures=ACTOR_FAILURES),
+            verbose=0,
+        ),
+    )
