@@ -197,12 +197,12 @@ def table(title: str, board: Board, lines: list[Line], height: int | None, width
         padding=(0, 2, 0, 0),
         expand=True,
     )
-    drawn.add_column("trial", ratio=3)
+    drawn.add_column("trial", ratio=1)
     drawn.add_column("seed", justify="right", min_width=4)
     drawn.add_column("state", min_width=9)
     if width >= WIDE:
         drawn.add_column("", min_width=12)
-    drawn.add_column("progress", ratio=2, min_width=17)
+    drawn.add_column("progress", ratio=1, min_width=17)
     drawn.add_column("val %", justify="right", min_width=11)
     drawn.add_column("test %", justify="right", min_width=11, style="bold")
     for line in shown:
