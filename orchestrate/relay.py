@@ -35,7 +35,7 @@ from training.errors import UserError
 
 POLL_S = 1.0
 LONGEST_PAUSE_S = 30.0
-PATIENCE_S = 60.0  # at the end, with a server that does not answer
+PATIENCE_S = 45.0  # at the end, with a server that does not answer
 DYING_S = 20.0  # for jobs to end when their driver died or asked them to
 
 

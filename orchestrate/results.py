@@ -85,8 +85,9 @@ def collect(runs: Runs, rows: Iterable[Row]) -> tuple[dict[Ground, list[TrialRes
 
 def in_words(eps: float) -> str:
     """A radius as people write it: ``8/255``, ``0.5``."""
-    of_255 = eps * 255
-    return f"{round(of_255)}/255" if abs(of_255 - round(of_255)) < 1e-6 and of_255 > 0.5 else f"{eps:g}"
+    of_255 = round(eps * 255)
+    short = round(eps, 3) == eps  # 0.2 is 51/255, and nobody says so
+    return f"{eps:g}" if short or abs(eps * 255 - of_255) > 1e-6 else f"{of_255}/255"
 
 
 def _ground(judged: _Judged) -> Ground:

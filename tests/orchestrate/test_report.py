@@ -207,4 +207,10 @@ def test_without_a_finished_trial_it_says_so(
 
 
 def test_radii_are_written_as_people_write_them() -> None:
-    assert [in_words(e) for e in (8 / 255, 0.5, 0.1, 1 / 255)] == ["8/255", "0.5", "0.1", "1/255"]
+    assert [in_words(e) for e in (8 / 255, 0.5, 0.2, 1 / 255, 0.1234)] == [
+        "8/255",
+        "0.5",
+        "0.2",
+        "1/255",
+        "0.1234",
+    ]
