@@ -48,6 +48,7 @@ TAIL = 15  # lines of a failed trial's log that are shown
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ENVIRONMENT = {  # of Ray and Tune; what the user sets wins
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one talks even when it is told not to
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -55,6 +56,7 @@ ENVIRONMENT = {  # of Ray and Tune; what the user sets wins
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray listens on 127.0.0.1 only, also on Linux
 
 
 class Interrupted(BaseException):
@@ -280,17 +282,17 @@ def _ray(token: str, scratch: str) -> Iterator[Mapping[str, float]]:
     """Ray: the cluster that RAY_ADDRESS names, or one of our own on this machine. Yields its resources."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import ray
-
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not on_a_cluster():
+        os.environ[LOOPBACK] = "0"
         options |= {
             "address": "local",
             "include_dashboard": False,
             "object_store_memory": 100_000_000,
             "_temp_dir": scratch,
-            "_node_ip_address": "127.0.0.1",
         }
+    import ray
+
     os.environ[reaper.TOKEN] = token
     try:
         ray.init(**options)
