@@ -69,7 +69,7 @@ def evaluate(
             again.
         device: where to compute.
         seed: of the attacks.
-        tell: called with attack, images done and images to do, after every batch.
+        tell: called with attack, images done and images to do, when an attack starts and after every batch.
         stop: asked several times a second; why to stop, or None.
 
     Returns:
@@ -232,6 +232,7 @@ class _Campaign:
         indices = np.flatnonzero(among)
         left = among.copy()
         self.attacked[name], self.strays[name], self.seconds[name] = len(indices), 0, 0.0
+        self.tell(name, 0, len(indices))
         for number, part in enumerate(_slices(len(indices), self.bench.batch_size)):
             batch = indices[part]
             verdicts = self.progress.load(name, number, batch)
