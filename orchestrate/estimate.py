@@ -44,8 +44,10 @@ class Estimate:
             if kind not in images:
                 continue
             told = self.stories.get(trial.key) or story(trial.events)
-            if told.trained is not None and told.trained["seconds"] > 0:
-                rates[kind].append(cost(spec, 1) * images[kind] / told.trained["seconds"])
+            seconds = sum(event["metrics"]["seconds"] for event in told.epochs)
+            if seconds > 0:
+                share = len(told.epochs) / spec.train.epochs
+                rates[kind].append(share * cost(spec, 1) * images[kind] / seconds)
             for digest, event in told.evaluated.items():
                 evaluations[f"{kind} {digest}"].append(event["seconds"])
         self.rates = {kind: median(found) for kind, found in rates.items()}

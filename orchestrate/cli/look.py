@@ -24,8 +24,10 @@ from orchestrate.cli.common import (
 from orchestrate.events import Story
 from orchestrate.ledger import Row
 from orchestrate.locks import Watch
-from orchestrate.runs import Runs, TrialDir, locate
+from orchestrate.runs import Runs, SweepDir, TrialDir, locate
 from training.errors import UserError
+
+STATES = ("finished", "failed", "pruned", "open")  # of the rows of a ledger
 
 
 def front(
@@ -59,22 +61,9 @@ def ls(
     if not swept and not trials:
         print(f"{store.path}: nothing here yet (parapet init writes a first sweep file)")
         return
-    table(
-        ("sweep", "trials", "finished", "failed", "pruned", "open", "driver"),
-        [
-            (
-                sweep.name,
-                str(len(ledgers[sweep.name])),
-                *(
-                    str(_count(ledgers[sweep.name], state))
-                    for state in ("finished", "failed", "pruned", "open")
-                ),
-                "running" if Watch(sweep.lock_file).held() else "-",
-            )
-            for sweep in swept
-        ],
-    )
-    print()
+    if swept:
+        table(("sweep", "trials", *STATES, "driver"), [_sweep_line(s, ledgers[s.name]) for s in swept])
+        print()
     rows = rows_by_key(store)
     table(
         ("key", "state", "epochs", "clean", "robust", "seed", "label"),
@@ -154,6 +143,11 @@ def ui(
     store.serve(locate(runs), host, port, tuple(allowed_hosts or ()))
 
 
+def _sweep_line(sweep: SweepDir, rows: list[Row]) -> tuple[str, ...]:
+    counts = [str(sum(row.state == state for row in rows)) for state in STATES]
+    return (sweep.name, str(len(rows)), *counts, "running" if Watch(sweep.lock_file).held() else "-")
+
+
 def _line(trial: TrialDir, rows: list[Row]) -> tuple[str, ...]:
     told, spec = events.story(trial.events), trial.spec()
     metrics = _judged(told, rows)
@@ -196,10 +190,6 @@ def _formula(trial: TrialDir, rows: list[Row]) -> str:
     from training.resolve import formula
 
     return formula(trial.spec())
-
-
-def _count(rows: list[Row], state: str) -> int:
-    return sum(row.state == state for row in rows)
 
 
 def _sweeps_of(store: Runs, key: str) -> list[str]:

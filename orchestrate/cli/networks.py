@@ -44,7 +44,10 @@ def evaluate(
     wanted = _evaluation(checkpoint, attacks, images)
     data = load(spec.data)
     _check_fit(checkpoint, facts, data)
-    evaluator.check(wanted, data.test, data.classes)
+    try:
+        evaluator.check(wanted, data.test, data.classes)
+    except UserError as error:  # it speaks of a sweep file's fields
+        raise UserError(str(error).replace("evaluate.", "--", 1)) from None
     with _outcome(checkpoint, trained, spec, wanted) as outcome:
         metrics = evaluator.evaluate(
             network,

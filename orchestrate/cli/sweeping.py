@@ -19,7 +19,7 @@ from orchestrate.cli.common import (
     table,
     warn,
 )
-from orchestrate.runs import Runs, locate
+from orchestrate.runs import Runs, SweepDir, locate
 from training.errors import UserError
 
 if TYPE_CHECKING:
@@ -100,12 +100,10 @@ def train(
 def retry(name: SweepArgument, cluster: ClusterOption = "local", runs: RunsOption = None) -> int:
     """Run the failed trials of a sweep again, from their last checkpoints."""
     from orchestrate import ledger, sweep_file
-    from orchestrate.locks import Watch
 
     store = locate(runs)
     swept = find_sweep(store, name)
-    if Watch(swept.lock_file).held():
-        raise UserError(f"{name}: is running; wait for its end, or stop it first (parapet stop {name})")
+    _refuse_running(swept)
     failed = [row for row in ledger.read(swept.ledger_file) if row.state == "failed"]
     if not failed:
         print(f"{name}: no trial has failed")
@@ -163,7 +161,7 @@ def _run(wanted: Sweep, store: Runs, cluster: str, *, dry_run: bool = False, fre
         _set_aside(wanted, store, all_of(wanted, planner))
     from orchestrate.driver import run
 
-    return run(wanted, store, cluster=cluster)
+    return run(wanted, store, cluster=cluster, planner=planner)
 
 
 def _preview(wanted: Sweep, store: Runs, trials: list[Wanted], cluster: str) -> None:
@@ -225,6 +223,7 @@ def _set_aside(wanted: Sweep, store: Runs, trials: list[Wanted]) -> None:
     from orchestrate.locks import Watch
 
     swept = store.sweep(wanted.name)
+    _refuse_running(swept)
     rows = ledger.read(swept.ledger_file)
     keys = dict.fromkeys([*(trial.key for trial in unique(trials)), *(row.key for row in rows)])
     there = [store.trial(key) for key in keys if store.trial(key).path.exists()]
@@ -242,6 +241,13 @@ def _set_aside(wanted: Sweep, store: Runs, trials: list[Wanted]) -> None:
         ledger.close(swept.ledger_file, row.row, "open")
     if there:
         print(f"{len(there)} trials are trained again; what was there is in {old} (parapet clean removes it)")
+
+
+def _refuse_running(swept: SweepDir) -> None:
+    from orchestrate.locks import Watch
+
+    if Watch(swept.lock_file).held():
+        raise UserError(f"{swept.name}: is running; wait for its end, or stop it (parapet stop {swept.name})")
 
 
 def _stop_sweep(store: Runs, name: str) -> int:
