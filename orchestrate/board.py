@@ -91,8 +91,9 @@ class Board:
         return [self._line(row) for row in rows]
 
     def total(self, lines: list[Line]) -> int:
-        """How many suggestions there will be, as far as one knows."""
-        return max(self.expected or 0, len(lines))
+        """How many suggestions there will be, as far as one knows; ``expected`` does not count helpers."""
+        helpers = sum(line.row.role == "helper" for line in lines)
+        return max((self.expected or 0) + helpers, len(lines))
 
     def seconds_left(self, lines: list[Line]) -> float | None:
         """An estimate from what trials took so far; None before anything can be said, 0 at the end.

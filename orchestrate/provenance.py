@@ -21,6 +21,7 @@ from training.errors import UserError
 
 SOURCE_LIMIT = 50 * 2**20  # bytes before compression; a source tree beyond this holds data
 SOURCE_SUFFIXES = (".py", ".yaml", ".yml", ".toml")
+MOST_FOLDERS = 5000  # without git: beyond this it is somebody's home, not a project
 NO_SOURCE = frozenset({"runs", "build", "dist", "__pycache__"})
 
 
@@ -106,7 +107,8 @@ def source_archive(out: Path, folder: Path, exclude: Path | None = None, limit: 
 def source_files(folder: Path, exclude: Path | None = None) -> list[Path]:
     """The files below ``folder`` that are source, sorted; links and virtual environments are not.
 
-    With git: what is tracked, or untracked and not ignored. Without: Python, YAML and TOML files.
+    With git: what is tracked, or untracked and not ignored. Without: Python, YAML and TOML files; UserError where
+    there are too many folders to look through.
     """
     if _git(folder, "rev-parse", "--is-inside-work-tree") is None:
         names = _without_git(folder)
@@ -127,7 +129,12 @@ def _existing(folder: Path, names: list[str], exclude: Path | None) -> list[Path
 
 def _without_git(folder: Path) -> list[str]:
     found = []
-    for parent, folders, files in os.walk(folder):
+    for count, (parent, folders, files) in enumerate(os.walk(folder)):
+        if count == MOST_FOLDERS:
+            raise UserError(
+                f"{folder}: has more than {MOST_FOLDERS} folders, so its source is not archived; start sweeps from"
+                " a project's own folder, or make it a git repository"
+            )
         folders[:] = [name for name in folders if name not in NO_SOURCE and not name.startswith(".")]
         here = Path(parent).relative_to(folder)
         found += [(here / name).as_posix() for name in files if name.endswith(SOURCE_SUFFIXES)]

@@ -220,6 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    if noted and not noted.source:
+        print(f"tracking: no source is kept: {noted.facts['no_source']}", file=sys.stderr, flush=True)
     relay = Relay(runs, sweep, tracker)
     if driver is None:
         return once(relay)

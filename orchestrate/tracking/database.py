@@ -103,7 +103,7 @@ def _usable(runs: Runs) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, LockHeld, sqlite3.Error, SQLAlchemyError, MlflowException) as error:
+    except (OSError, ImportError, LockHeld, sqlite3.Error, SQLAlchemyError, MlflowException) as error:
         raise unusable(runs, str(error) or type(error).__name__) from error
 
 

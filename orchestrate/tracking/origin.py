@@ -45,7 +45,7 @@ class Origin:
 
     @property
     def source(self) -> Path | None:
-        """The archive of the source; None when it was too large, which ``facts`` then say."""
+        """The archive of the source; None when there is none, and ``facts`` then say why."""
         name = self.facts["source"]
         return self.folder.parent / name if name else None
 
@@ -100,7 +100,7 @@ def _archive(folder: Path, working: Path, results: Path) -> dict[str, str]:
     draft = folder / f".source.{os.getpid()}.tmp"
     try:
         digest = provenance.source_archive(draft, working, exclude=results)
-    except UserError as error:
+    except (UserError, OSError) as error:  # too large, or not readable: no reason not to run
         return {"source": "", "no_source": str(error)}
     draft.replace(folder / f"{digest}.tar.gz")
     return {"source": f"{digest}.tar.gz"}

@@ -37,6 +37,8 @@ def serve(runs: Runs, host: str = "127.0.0.1", port: int = 5000, allowed_hosts: 
     if is_server(where):
         print(f"MLFLOW_TRACKING_URI is a server already: {where}")
         return
+    if not runs.path.exists():
+        raise UserError(f"--runs: there is no folder {runs.path} (parapet sweep FILE makes it)")
     _refuse_taken_port(host, port)
     prepare(runs)
     url = f"http://{_browsed(host)}:{port}"

@@ -110,6 +110,13 @@ def test_time_left_is_what_is_open_at_the_pace_of_what_finished(
     assert "1/6 done, 2 running, about 0:23 left" in summary(board, board.lines())
 
 
+def test_helpers_count_beside_what_was_expected(runs: Runs, sweep: SweepDir) -> None:
+    WrittenTrial(runs, sweep, "a" * 16, row=0, role="helper").whole()
+    WrittenTrial(runs, sweep, "b" * 16, row=1)
+    board = Board(sweep, runs, expected=3)
+    assert board.total(board.lines()) == 4
+
+
 def test_everything_that_happens_is_one_line_once(
     runs: Runs, sweep: SweepDir, trials: list[WrittenTrial]
 ) -> None:

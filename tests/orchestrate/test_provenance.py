@@ -129,3 +129,13 @@ def test_a_source_too_large_to_archive_is_refused_naming_the_largest_file(tmp_pa
     with pytest.raises(UserError, match=r"big\.py"):
         provenance.source_archive(tmp_path / "s.tar.gz", tmp_path, limit=1000)
     assert not (tmp_path / "s.tar.gz").exists()
+
+
+def test_a_home_full_of_folders_is_not_searched_for_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "MOST_FOLDERS", 3)
+    for name in "abc":
+        write(tmp_path, **{f"{name}__x_dot_py": ""})
+    with pytest.raises(UserError, match="more than 3 folders"):
+        provenance.source_archive(tmp_path / "s.tar.gz", tmp_path)

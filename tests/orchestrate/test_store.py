@@ -100,6 +100,16 @@ def test_a_read_only_database_is_told_although_it_can_be_read(
         store.prepare(runs)
 
 
+@pytest.mark.parametrize("uri", ["file:///nowhere", "postgresql://nobody@127.0.0.1:1/x", "nonsense://x"])
+def test_an_address_that_mlflow_cannot_use_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match=f"MLFLOW_TRACKING_URI: the tracking store {uri}") as told:
+        store.prepare(Runs(tmp_path))
+    assert "\n" not in str(told.value)
+
+
 def test_a_server_that_nobody_runs_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,8 +140,14 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"--port: cannot listen on 127.0.0.1:{port}"):
-            store.serve(Runs(tmp_path / "runs"), port=port)
-    assert not (tmp_path / "runs").exists()
+            store.serve(Runs(tmp_path), port=port)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there_is_not_made_only_to_be_shown(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--runs: there is no folder"):
+        store.serve(Runs(tmp_path / "typo"))
+    assert not list(tmp_path.iterdir())
 
 
 def group_members(group: int) -> list[int]:
