@@ -142,8 +142,8 @@ class Board:
     def _state(self, row: Row, story: Story) -> str:
         if row.state != "open":
             return row.state
-        if story.state in ("running", "trained") and (story.last_t or 0) < self.since:
-            return "waiting"  # of an earlier driver: it may be dead, and goes on soon
+        if story.state != "finished" and (story.last_t or 0) < self.since:
+            return "waiting"  # what an earlier driver left goes on soon
         words = {"planned": "waiting", "running": "training", "trained": "attacking", "failed": "failing"}
         return words.get(story.state, story.state)
 

@@ -72,11 +72,12 @@ def test_a_trial_that_an_earlier_driver_left_waits_until_it_goes_on(
 ) -> None:
     trials[0].start().epoch(0)
     trials[0].vanish()
+    trials[1].start().end("stopped", why="signal")
     time.sleep(0.002)
     board = Board(sweep, runs)
-    assert board.lines()[0].state == "waiting"
+    assert [line.state for line in board.lines()[:2]] == ["waiting", "waiting"]
     trials[0].start()
-    assert board.lines()[0].state == "training"
+    assert [line.state for line in board.lines()[:2]] == ["training", "waiting"]
 
 
 def test_a_suggestion_whose_directory_is_not_written_yet_is_shown(runs: Runs, sweep: SweepDir) -> None:
