@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from evaluation.front import Point
 
-TAIL_LINES = 8
+TAIL_LINES = 12
 WIDE = 200  # columns of a page that is no terminal: nothing is cut
 
 

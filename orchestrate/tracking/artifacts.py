@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrate.events import Story, attempts
+from orchestrate.events import Story
 from orchestrate.runs import TrialDir
 from orchestrate.tracking.origin import Origin
 
@@ -70,15 +71,14 @@ def of_trial(trial: TrialDir, story: Story, origin: Origin | None, large: bool) 
 
 def log_tail(trial: TrialDir, size: int = LOG_TAIL) -> bytes:
     """The last ``size`` bytes of what the last attempt printed, from the beginning of a line."""
-    for number in reversed(attempts(trial.events) or [1]):
-        file = trial.logs / f"{number}.txt"
-        if file.exists():
-            with file.open("rb") as log:
-                log.seek(max(0, file.stat().st_size - size))
-                cut = log.tell() > 0
-                tail = log.read()
-            return tail.partition(b"\n")[2] if cut else tail
-    return b""
+    printed = sorted((int(file.stem), file) for file in trial.logs.glob("*.txt") if file.stem.isdigit())
+    if not printed:
+        return b""
+    with printed[-1][1].open("rb") as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - size))
+        cut = log.tell() > 0
+        tail = log.read()
+    return tail.partition(b"\n")[2] if cut else tail
 
 
 def _curves(story: Story, folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """What MLflow is told follows from spec, events and rows alone."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ from written_trials import SPEC
 
 from orchestrate.events import Story
 from orchestrate.ledger import Row
+from orchestrate.runs import TrialDir
 from orchestrate.tracking import content
+from orchestrate.tracking.artifacts import log_tail
 from training.spec import TrialSpec
 
 
@@ -101,6 +104,16 @@ def test_how_a_trial_stands(
 ) -> None:
     row = Row(0, "k", state=row_state, reason="its helper failed" if row_state == "failed" else "")
     assert content.standing(story(*events), row, alive) == content.Standing(status, reason)  # type: ignore[arg-type]
+
+
+def test_the_tail_of_a_log_is_whole_lines_of_the_last_attempt(tmp_path: Path) -> None:
+    trial = TrialDir(tmp_path)
+    assert log_tail(trial) == b""
+    trial.logs.mkdir()
+    for number in (2, 9, 10):
+        (trial.logs / f"{number}.txt").write_text("".join(f"{number}: line {i}\n" for i in range(100)))
+    assert log_tail(trial, 40) == b"10: line 97\n10: line 98\n10: line 99\n"
+    assert log_tail(trial).count(b"\n") == 100
 
 
 def test_the_row_that_is_still_open_speaks_for_a_trial_that_was_suggested_twice() -> None:
