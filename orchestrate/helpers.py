@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrate import store
 from orchestrate.events import story
 from orchestrate.overrides import REFERENCES
 from orchestrate.runs import Runs
+from orchestrate.tracking import database
 from training.errors import UserError
 
 CHECKPOINT = "last.pt"  # a helper is the network at the end of its training
@@ -42,7 +43,7 @@ def refer(given: Mapping[str, Any], where: str, runs: Runs, downloads: Path) -> 
     if not isinstance(value, str) or not value:
         raise UserError(f"{where}.{kind}: should be a text, got {value!r}")
     if kind == "path":
-        return _file(Path(value).expanduser().absolute(), f"{where}.path")
+        return _file(Path(value), f"{where}.path")
     if kind == "key":
         return {"key": _trained(runs, value, f"{where}.key")}
     return _run(value, f"{where}.run", runs, downloads)
@@ -70,9 +71,10 @@ def _file(file: Path, where: str) -> dict[str, str]:
 
 def _run(run_id: str, where: str, runs: Runs, downloads: Path) -> dict[str, str]:
     """By the run's key where its trial is in this store and trained, else by a copy of its checkpoint."""
-    address = store.uri(runs)
+    address = database.uri(runs)
     if address.startswith("sqlite:///") and not Path(address.removeprefix("sqlite:///")).exists():
         raise UserError(f"{where}: there is no tracking store yet at {address}")
+    database.quieten()
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
@@ -84,13 +86,13 @@ def _run(run_id: str, where: str, runs: Runs, downloads: Path) -> dict[str, str]
             return {"key": key}
         file = downloads / run_id / CHECKPOINT
         if not file.exists():
-            download_artifacts(
-                run_id=run_id,
-                artifact_path=f"checkpoints/{CHECKPOINT}",
-                dst_path=str(downloads / run_id),
-                tracking_uri=address,
-            )
-            (downloads / run_id / "checkpoints" / CHECKPOINT).replace(file)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=file.parent) as draft:
+                artifact = f"checkpoints/{CHECKPOINT}"
+                got = download_artifacts(
+                    run_id=run_id, artifact_path=artifact, dst_path=draft, tracking_uri=address
+                )
+                Path(got).replace(file)
     except (MlflowException, OSError) as error:
         why = str(error).strip().partition("\n")[0]
         raise UserError(f"{where}: {address} has no checkpoint of run '{run_id}': {why}") from None

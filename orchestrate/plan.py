@@ -290,11 +290,11 @@ def _check_model(spec: TrialSpec, data: _Data) -> None:
 
 
 def _with_root(spec: TrialSpec) -> TrialSpec:
-    """The spec with an absolute ``data.root``: trials run elsewhere than where the command was given."""
+    """The spec with the folder that PARAPET_DATA names, where it has none: where trials run it may not be set."""
     from training.data.raw import ROOT_VARIABLE
 
-    root = spec.data.root or os.environ.get(ROOT_VARIABLE)
-    if root is None:
+    root = os.environ.get(ROOT_VARIABLE)
+    if spec.data.root is not None or not root:
         return spec
-    data = spec.data.model_copy(update={"root": os.path.abspath(Path(root).expanduser())})
+    data = spec.data.model_copy(update={"root": str(Path(root).expanduser().absolute())})
     return spec.model_copy(update={"data": data})

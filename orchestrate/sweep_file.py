@@ -188,8 +188,12 @@ def build(content: Any, source: str, overrides: Sequence[str] = ()) -> Sweep:
     if not isinstance(content, dict):
         raise UserError(f"{source}: a sweep file holds fields (name, base, trials, ...), got {content!r}")
     given = tuple(over.parse(text, Sweep) for text in overrides)
+    tree = over.apply(content, given)
+    trials = tree.get("trials")
+    for part in (tree.get("base"), *(trials if isinstance(trials, list) else ())):
+        _anchor(part)
     try:
-        sweep = Sweep.model_validate(over.apply(content, given))
+        sweep = Sweep.model_validate(tree)
     except ValidationError as error:
         loc, problem = explain(error, Sweep)
         override = _responsible([tuple(str(part) for part in loc)], given) if loc else None
@@ -231,6 +235,28 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[tuple[str |
     return loc, f"{message[0].lower()}{message[1:]}" + (
         "" if kind == "value_error" else f", got {_short(given)}"
     )
+
+
+def _anchor(part: Any) -> None:
+    """Make the paths in a trial's sections absolute: they are the current directory's, and trials run elsewhere."""
+    if not isinstance(part, dict):
+        return
+    data, helpers = part.get("data"), part.get("helpers")
+    if isinstance(data, dict) and "root" in data:
+        data["root"] = _absolute(data["root"])
+    for helper in helpers.values() if isinstance(helpers, dict) else ():
+        _anchor(helper)
+        if isinstance(helper, dict) and "path" in helper:
+            helper["path"] = _absolute(helper["path"])
+
+
+def _absolute(value: Any) -> Any:
+    """A path, or each of a space's paths; whatever else it is, others complain about."""
+    if isinstance(value, str):
+        return str(Path(value).expanduser().absolute())
+    if space.is_space(value):
+        return {kind: [_absolute(path) for path in paths] for kind, paths in value.items()}
+    return value
 
 
 def _check(sweep: Sweep, index: int) -> None:

@@ -70,7 +70,7 @@ def test_values_are_yaml():
     assert list(
         sweep("method.beta={uniform: [1, 2]}", "search={name: random, samples: 2}").dimensions(1)
     ) == ["method.beta"]
-    assert values(sweep("data.root=a=b"), "data.root") == ["a=b"] * 3
+    assert values(sweep("data.root=/a=b"), "data.root") == ["/a=b"] * 3
 
 
 def test_later_overrides_win():

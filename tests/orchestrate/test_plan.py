@@ -1,12 +1,15 @@
 """Planning: keys, helpers, labels and evaluations of trials; mistakes and doubts before anything starts."""
 
 import gzip
+import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from orchestrate.events import EventWriter
 from orchestrate.plan import Planner, all_of
 from orchestrate.runs import Runs
 from orchestrate.sweep_file import build
@@ -251,8 +254,6 @@ def test_a_corrupt_file_of_images_is_named_with_the_field(tmp_path):
 
 
 def test_labels_out_of_range_are_named_with_the_file(tmp_path):
-    import numpy as np
-
     images, labels = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 10
     file = tmp_path / "own.npz"
     np.savez(file, train_images=images, train_labels=labels - 1, test_images=images, test_labels=labels)
@@ -295,22 +296,60 @@ def test_trials_that_are_the_same_are_noticed(tmp_path):
     ]
 
 
-def test_roots_become_absolute(tmp_path, monkeypatch):
-    import numpy as np
-
+def test_paths_are_the_current_directorys_wherever_the_sweep_goes_on(tmp_path, monkeypatch):
     images, labels = np.zeros((200, 8, 8), np.uint8), np.arange(200) % 10
     np.savez(
         tmp_path / "own.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels
     )
+    checkpoint_file(tmp_path / "h.pt", 10)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for root in ("own.npz", "~/own.npz"):
-        swept = sweep(
-            method("trades"),
-            overrides=["data.name=npz", f"data.root={root}", "evaluate.images=9", "train.batch_size=9"],
-        )
-        (wanted,) = plan(swept, tmp_path / "runs")
+    small = ["data.name=npz", "train.batch_size=9"]
+    for data, helper in (("own.npz", "h.pt"), ("~/own.npz", "~/h.pt")):
+        paths = [f"data.root={data}", f"helpers.standard.path={helper}"]
+        again = build(sweep(method("hat"), overrides=[*small, *paths]).dump(), "sweep.yaml")
+        monkeypatch.chdir("/")
+        (wanted,) = plan(again, tmp_path / "runs")
         assert wanted.spec.data.root == str(tmp_path / "own.npz")
+        assert wanted.spec.helpers["standard"]["path"] == str(tmp_path / "h.pt")
+        monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PARAPET_DATA", "own.npz")
+    (wanted,) = plan(sweep(method("trades"), overrides=small), tmp_path / "runs")
+    assert wanted.spec.data.root == str(tmp_path / "own.npz")
+
+
+def test_a_helper_given_by_run_is_that_runs_trial_or_a_copy_of_its_checkpoint(tmp_path, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    address = f"sqlite:///{tmp_path / 'tracking.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    client = MlflowClient(address)
+    experiment = client.create_experiment("x", artifact_location=(tmp_path / "artifacts").as_uri())
+    run = client.create_run(experiment, tags={"parapet.key": "a" * 16}).info.run_id
+    empty = client.create_run(experiment).info.run_id
+    file = checkpoint_file(tmp_path / "last.pt", 10)
+    client.log_artifact(run, str(file), "checkpoints")
+
+    def wanted(run_id, runs):
+        swept = sweep(method("hat") | {"helpers": {"standard": {"run": run_id}}})
+        return Planner(swept, Runs(tmp_path / runs)).check()[0].spec.helpers["standard"]
+
+    copied = wanted(run, "elsewhere")
+    assert copied["path"] == str(tmp_path / "elsewhere" / "helpers" / run / "last.pt")
+    assert copied["digest"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    for run_id in (empty, "absent"):
+        with pytest.raises(UserError, match=r"helpers\.standard\.run: .* has no checkpoint of run"):
+            wanted(run_id, "elsewhere")
+    trial = Runs(tmp_path / "here").trial("a" * 16)
+    trial.create(resolve(TrialSpec.model_validate(BASE | method("standard"))))
+    trial.checkpoints.mkdir()
+    file.rename(trial.checkpoints / "last.pt")
+    events = EventWriter(trial.events)
+    events.started()
+    events.write("trained", epochs=3, best_epoch=2, metrics={})
+    assert wanted(run, "here") == {"key": "a" * 16}
+    prefix = sweep(method("hat") | {"helpers": {"standard": {"key": "aaa"}}})
+    assert plan(prefix, tmp_path / "here")[0].spec.helpers["standard"] == {"key": "a" * 16}
 
 
 def test_planning_writes_nothing(tmp_path):
@@ -327,8 +366,6 @@ def test_a_spec_read_back_from_its_file_has_the_same_key(tmp_path):
 
 
 def test_images_that_a_model_cannot_take_are_noticed(tmp_path):
-    import numpy as np
-
     images, labels = np.zeros((200, 3, 3), np.uint8), np.arange(200) % 10
     file = tmp_path / "tiny.npz"
     np.savez(file, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
