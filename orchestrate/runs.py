@@ -4,7 +4,8 @@
 
     RUNS/                                   --runs, PARAPET_RUNS, or ./runs
       mlflow.db, mlartifacts/               the default store (MLFLOW_TRACKING_URI wins)
-      sweeps/NAME/                          sweep.yaml, ledger.jsonl, relay cursors, report/
+      identity                              tells this folder from others on one tracking server
+      sweeps/NAME/                          sweep.yaml, ledger.jsonl, origins/, report/, relay.log
       trials/KEY/
         spec.yaml                           the resolved spec
         evaluations/EVAL.yaml               each evaluation that some sweep wants of this trial
@@ -15,6 +16,7 @@
         checkpoints/                        last.pt, previous.pt, best.pt
         outcomes/EVAL.parquet               per-image verdicts
         log/N.txt                           what attempt N printed
+        tracked.json                        only relays: what MLflow was told already
 """
 
 from __future__ import annotations
