@@ -11,7 +11,6 @@ from torch import Tensor
 
 from training.spec import AttackSpec
 
-
 Projection = Callable[[Tensor], Tensor]
 
 
