@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +121,14 @@ def test_more_metrics_than_mlflow_takes_at_once(runs: Runs, sweep: SweepDir, tra
     trial.vanish()
 
 
-def test_a_number_that_is_none_arrives_once(runs: Runs, sweep: SweepDir, tracked: Tracked) -> None:
+def test_numbers_that_are_none_or_infinite_arrive_once(runs: Runs, sweep: SweepDir, tracked: Tracked) -> None:
     trial = WrittenTrial(runs, sweep, new_key()).start()
-    trial.epoch(0, loss=math.nan)
+    trial.epoch(0, loss=math.nan, grown=math.inf)
     pump(relay_of(runs, sweep))
     lose_cursor(trial)
     pump(relay_of(runs, sweep))
-    query = "SELECT is_nan FROM metrics WHERE run_uuid = ? AND key = 'loss'"
-    assert tracked.ask(query, tracked.run_of(trial.dir.key)) == [(1,)]
+    query = "SELECT key, is_nan FROM metrics WHERE run_uuid = ? AND key IN ('loss', 'grown') ORDER BY key"
+    assert tracked.ask(query, tracked.run_of(trial.dir.key)) == [("grown", 0), ("loss", 1)]
     trial.vanish()
 
 
@@ -220,6 +222,19 @@ def test_two_sweeps_share_a_trial_and_its_run(runs: Runs, sweep: SweepDir, track
     assert tags[f"parapet.sweep.{other.name}"] == "the same"
     assert tags["mlflow.parentRunId"] == second.tracker.parent, "of the sweep that told first"
     assert tracked.points(key) == expected_points(trial.dir)
+
+
+def test_two_relays_that_want_a_run_at_once_make_one(runs: Runs, sweep: SweepDir, tracked: Tracked) -> None:
+    trackers = [Tracker.open(runs, sweep, "parapet", {}) for _ in range(4)]
+    key, together = new_key(), threading.Barrier(4)
+
+    def want(tracker: Tracker) -> str:
+        together.wait()
+        return tracker.trial(key, 1, "label")
+
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(want, trackers))
+    assert found == {tracked.run_of(key)}
 
 
 def test_a_resumed_trial_goes_on_in_its_own_run(runs: Runs, sweep: SweepDir, tracked: Tracked) -> None:
