@@ -193,8 +193,11 @@ def _preview(wanted: Sweep, store: Runs, trials: list[Wanted], cluster: str) -> 
         )
     if wanted.search.name == "optuna":
         print("optuna: later configurations depend on the results of the first ones")
-    print(f"Nothing was started. Each trial would be a job like this one ({cluster}):")
-    print(f"  {_request(wanted, store, trials[0], cluster)}")
+    print("Nothing was started.")
+    for trial in [t for t in trials if not estimate.stories[t.key].complete(list(t.evaluations))][:1]:
+        print(
+            f"Each trial would be a job like this one ({cluster}):\n  {_request(wanted, store, trial, cluster)}"
+        )
 
 
 def _request(wanted: Sweep, store: Runs, trial: Wanted, cluster: str) -> str:
