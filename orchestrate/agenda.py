@@ -110,7 +110,7 @@ class Agenda:
         """Take note of how a row that was handed out has ended.
 
         Args:
-            report: the runner's last. One that does not say ``done`` means that a scheduler stopped the trial.
+            report: the runner's last. When it says that the trial is running, the scheduler has stopped it.
         """
         if self.running.get(row.key) is not row:
             return  # a replay: it has ended already
@@ -119,7 +119,7 @@ class Agenda:
             self._close(row, "finished")
         elif report["state"] == "failed":
             self._close(row, "failed", f"{report['kind']}: {report['reason']}")
-        elif not report["done"]:
+        elif report["state"] == "running":
             if report["mine"]:
                 ask_to_stop(self.runs.trial(row.key), "pruned")
             self._close(row, "pruned")
@@ -229,12 +229,12 @@ class Agenda:
     def _to_be_run(self, row: Row) -> bool:
         """Put the trial's directory in order. False when the row is closed already: complete, or its helper failed."""
         wanted = self.plans[row.row]
+        trial = self.runs.trial(row.key)
+        trial.create(wanted.spec)
         for helper in wanted.helpers:
             if helper.key in self.failed and self.story(helper.key).trained is None:
                 self._close(row, "failed", f"helper: {helper.label} {helper.key}: {self.failed[helper.key]}")
                 return False
-        trial = self.runs.trial(row.key)
-        trial.create(wanted.spec)
         for digest, evaluation in wanted.evaluations.items():
             if not trial.evaluation_file(digest).exists():
                 text = yaml.safe_dump(evaluation.model_dump(mode="json"), sort_keys=False)

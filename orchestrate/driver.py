@@ -44,7 +44,6 @@ from training.errors import UserError
 READY_S = 120.0  # for the tracking store to answer
 TOLD_S = 60.0  # for the relay to tell what is left
 LOOK_S = 0.2  # between two looks at the stop file
-TAIL = 15  # lines of a failed trial's log that are shown
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ENVIRONMENT = {  # of Ray and Tune; what the user sets wins
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -85,15 +84,13 @@ def run(sweep: Sweep, runs: Runs, *, cluster: str = "local", planner: Planner | 
             f"{folder.path}: the sweep is being run already by {held.holder.process}"
             f" (parapet stop {sweep.name} ends it)"
         ) from None
-    driver = _Driver(sweep, runs, cluster, planner or Planner(sweep, runs))
     try:
-        return driver.run()
-    except Interrupted as interrupted:
-        driver.wind_down(interrupted)
-        lock.release()
-        _leave(128 + interrupted.number)
+        code = _Driver(sweep, runs, cluster, planner or Planner(sweep, runs)).run()
     finally:
         lock.release()
+    if code >= 128:
+        _leave(code)
+    return code
 
 
 class _Driver:
@@ -107,7 +104,21 @@ class _Driver:
         self.tracking: Tracking | None = None
 
     def run(self) -> int:
-        """All of it, up to the report. Raises Interrupted and UserError."""
+        """All of it, up to the report, or up to an interruption; returns the exit code."""
+        try:
+            return self._run()
+        except Interrupted as interrupted:
+            self._wind_down("KILLED")
+            name = self.sweep.name
+            print(
+                f"{name}: stopped ({interrupted}); parapet sweep {name} --resume goes on from the checkpoints"
+            )
+            return 128 + interrupted.number
+        except BaseException:
+            self._wind_down("FAILED")
+            raise
+
+    def _run(self) -> int:
         replay = self.sweep.scheduler.name != "none"
         agenda = Agenda(self.sweep, self.runs, self.planner, proposer(self.sweep), replay=replay)
         self.folder.stop_file.unlink(missing_ok=True)
@@ -123,22 +134,18 @@ class _Driver:
             self._search(agenda)
         return self._conclude(ledger.read(self.folder.ledger_file))
 
-    def wind_down(self, interrupted: Interrupted) -> None:
-        """See everything out that was started, in order."""
+    def _wind_down(self, status: str) -> None:
+        """End the jobs that still run, and have everything told."""
         write_whole(self.folder.stop_file, "")  # actors submit nothing from now on
         reaper.end_jobs(self.token)
         if self.tracking is not None:
-            self.tracking.end("KILLED")
-        reaper.kill_others(self.token)
+            self.tracking.end(status)
         self.folder.stop_file.unlink(missing_ok=True)
-        print(
-            f"{interrupted}: stopped; parapet sweep {self.sweep.name} --resume goes on from the checkpoints"
-        )
 
     def _search(self, agenda: Agenda) -> None:
         """Start Ray and let Tune run the agenda."""
         assert self.tracking is not None
-        with _ray(self.token, self.scratch) as total:
+        with _ray(self.scratch) as total:
             self.tracking.wait_until_ready()
             cpus, gpus, at_once = self._room(total)
             from orchestrate.live import Live
@@ -213,12 +220,8 @@ class _Driver:
         assert self.tracking is not None
         from orchestrate import report
 
-        failed = [row for row in rows if row.state == "failed"]
-        for row in failed:
-            print(f"\nfailed: {row.label} seed {row.seed} ({row.key}): {row.reason}", file=sys.stderr)
-            for line in _tail(self.runs, row):
-                print(f"  | {line}", file=sys.stderr)
         report.show(report.make(self.runs, [self.sweep.name]))
+        failed = any(row.state == "failed" for row in rows)
         self.tracking.end("FAILED" if failed else "FINISHED")
         return 1 if failed else 0
 
@@ -274,11 +277,13 @@ class Tracking:
     def _complaints(self) -> str:
         if not self.log.exists():
             return ""
-        return self.log.read_bytes()[self.log_from :].decode(errors="replace").strip()
+        news = self.log.read_bytes()[self.log_from :]
+        self.log_from += len(news)
+        return news.decode(errors="replace").strip()
 
 
 @contextlib.contextmanager
-def _ray(token: str, scratch: str) -> Iterator[Mapping[str, float]]:
+def _ray(scratch: str) -> Iterator[Mapping[str, float]]:
     """Ray: the cluster that RAY_ADDRESS names, or one of our own on this machine. Yields its resources."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -293,15 +298,19 @@ def _ray(token: str, scratch: str) -> Iterator[Mapping[str, float]]:
         }
     import ray
 
-    os.environ[reaper.TOKEN] = token
     try:
         ray.init(**options)
     except SystemExit:  # Ray has a handler of its own for SIGTERM while it starts
         raise Interrupted(signal.SIGTERM) from None
     finally:
-        del os.environ[reaper.TOKEN]
         _listen()
-    yield ray.cluster_resources()
+    try:
+        yield ray.cluster_resources()
+    except Interrupted:  # Tune's thread is still at work in it: it goes when this process does
+        raise
+    except BaseException:
+        ray.shutdown()
+        raise
     ray.shutdown()
 
 
@@ -318,7 +327,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit without waiting for Tune's thread, which nobody listens to any more."""
+    """Exit without waiting for Tune's thread and its Ray; the reaper sees those out."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -334,9 +343,3 @@ def _expected(sweep: Sweep) -> int | None:
     if sweep.search.samples is not None:
         return sweep.search.samples * len(sweep.seeds)
     return sum(len(sweep.seeds_of(config)) for config in grid(sweep))
-
-
-def _tail(runs: Runs, row: Row) -> list[str]:
-    """The end of what a trial printed last."""
-    logs = sorted(runs.trial(row.key).logs.glob("*.txt"), key=lambda file: file.stat().st_mtime)
-    return logs[-1].read_text(errors="replace").splitlines()[-TAIL:] if logs else []

@@ -1,7 +1,8 @@
 """The last one out: ends what a sweep leaves behind, however its driver ends.
 
-Every process that a sweep starts on this machine, directly or through Ray, carries the sweep's token in its
-environment; a job also carries the trial's key. So they are found without asking anyone who may be dead.
+Jobs carry the sweep's token and their trial's key in their environment, and the processes of a sweep's own Ray keep
+their logs open in a folder made for it. So all are found without asking anyone who may be dead. (After a kill -9 of
+the driver most of Ray goes by itself; its agents do not.)
 
 ``python -m orchestrate.reaper RUNS SWEEP ...`` is started by the driver before everything else. It leaves the
 driver's process tree, so that neither Ctrl-C nor ``ray job stop`` (which kills the driver with all its children after
@@ -30,30 +31,54 @@ RELAY_S = 100.0  # for the relay to tell what is left, also to a server that is 
 _POLL_S = 0.1
 
 
-def started_by(token: str) -> Iterator[tuple[Process, str]]:
-    """The live processes on this machine that carry the token, each with its job's key (or an empty text)."""
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit() or int(folder.name) == os.getpid():
-            continue
-        try:
-            content = (folder / "environ").read_bytes()
-        except OSError:  # gone, or another user's
-            continue
-        settings = dict(entry.partition(b"=")[::2] for entry in content.split(b"\0"))
-        if settings.get(TOKEN.encode()) == token.encode():
-            found = process(int(folder.name))
-            if found is not None and found.alive():
-                yield found, settings.get(KEY.encode(), b"").decode()
-
-
 def jobs_of(token: str) -> list[Process]:
-    """The sweep's jobs: one process each, that leads its group."""
-    jobs = []
-    for found, key in started_by(token):
-        with contextlib.suppress(ProcessLookupError):
-            if key and os.getpgid(found.pid) == found.pid:
-                jobs.append(found)
-    return jobs
+    """The sweep's live jobs on this machine: for each the process that leads its group."""
+    found = []
+    for pid in _others():
+        settings = _environment(pid)
+        if settings.get(TOKEN) == token and settings.get(KEY):
+            with contextlib.suppress(ProcessLookupError):
+                leader = process(pid) if os.getpgid(pid) == pid else None
+                if leader is not None and leader.alive():
+                    found.append(leader)
+    return found
+
+
+def users_of(folder: Path) -> list[Process]:
+    """The live processes on this machine that have a file open below ``folder``."""
+    return [
+        found
+        for pid in _others()
+        if any(target.startswith(f"{folder}/") for target in _open_files(pid))
+        and (found := process(pid)) is not None
+        and found.alive()
+    ]
+
+
+def _others() -> Iterator[int]:
+    return (
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and entry.name != str(os.getpid())
+    )
+
+
+def _environment(pid: int) -> dict[str, str]:
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:  # it has gone, or is another user's
+        return {}
+    return dict(entry.partition("=")[::2] for entry in entries)
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    try:
+        links = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return
+    for link in links:
+        with contextlib.suppress(OSError):
+            yield os.readlink(f"/proc/{pid}/fd/{link}")
 
 
 def end_jobs(token: str, grace_s: float = GRACE_S) -> None:
@@ -70,12 +95,12 @@ def end_jobs(token: str, grace_s: float = GRACE_S) -> None:
         time.sleep(_POLL_S)
 
 
-def kill_others(token: str) -> None:
-    """Kill the processes of the sweep's own Ray: none of them has anything to lose."""
-    while others := [found for found, key in started_by(token) if not key]:
-        for other in others:
-            other.signal(signal.SIGKILL)
-        time.sleep(_POLL_S / 10)
+def kill_users(folder: Path) -> None:
+    """Kill the processes of the Ray whose folder this is: none of them has anything to lose."""
+    while users := users_of(folder):
+        for user in users:
+            user.signal(signal.SIGKILL)
+        time.sleep(_POLL_S)
 
 
 def main() -> None:
@@ -86,7 +111,7 @@ def main() -> None:
     parser.add_argument("--driver", type=int, required=True, metavar="PID")
     parser.add_argument("--token", required=True)
     parser.add_argument("--log", type=Path, required=True, help="where the relay's complaints go")
-    parser.add_argument("--scratch", type=Path, required=True, help="a folder to remove at the end")
+    parser.add_argument("--scratch", type=Path, required=True, help="Ray's folder, to be removed")
     given = parser.parse_args()
     driver = process(given.driver)
     if driver is None or os.fork():
@@ -97,7 +122,7 @@ def main() -> None:
     while driver.alive():
         relay.poll()
         time.sleep(2 * _POLL_S)
-    kill_others(given.token)
+    kill_users(given.scratch)
     end_jobs(given.token)
     _see_out(relay, given.runs, given.sweep, given.log)
     shutil.rmtree(given.scratch, ignore_errors=True)

@@ -140,6 +140,8 @@ class Runner:
         if self.story.complete(self.task.evaluations):
             return self._finish(live)
         if live:
+            if self.own is not None and self._sweep_ends():
+                self.cluster.stop(self.own, STOP_GRACE_S)
             return None
         if self._somebody_runs_it():  # perhaps quicker than our own, which then has gone again
             self.own, self.followed = None, True

@@ -300,4 +300,7 @@ def _in_words(metrics: Mapping[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # everything is on disk: taking PyTorch down in order would hold the core for a second

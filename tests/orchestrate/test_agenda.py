@@ -294,7 +294,7 @@ def test_a_pruned_trial_is_asked_to_stop_where_its_job_is_ours(runs: Runs) -> No
         row = agenda.next()
         assert isinstance(row, Row)
         perform(agenda, row, epochs=1, trained=False)
-        agenda.done(row, {"state": "running", "done": False, "mine": mine})
+        agenda.done(row, {"state": "running", "done": True, "mine": mine})
         assert runs.trial(row.key).stop_file.exists() is mine
     assert set(states(agenda).values()) == {"pruned"}
     values = [values for _, values in agenda.proposer.told]  # type: ignore[attr-defined]
@@ -311,18 +311,18 @@ def test_finished_is_finished_even_where_a_scheduler_would_have_stopped_it(runs:
     perform(first, ended)
     first.done(ended, FINISHED)
     perform(first, cut, epochs=1, trained=False)
-    first.done(cut, {"state": "running", "done": False, "mine": True})
+    first.done(cut, {"state": "running", "done": True, "mine": True})
     agenda = agenda_of(sweep, runs, replay=True)
     again = [agenda.next(), agenda.next()]
     assert [row.key for row in again if isinstance(row, Row)] == [ended.key, cut.key]
     for row in again:
         assert isinstance(row, Row)
-        agenda.done(row, {"state": "running", "done": False, "mine": False})
+        agenda.done(row, {"state": "running", "done": True, "mine": False})
     assert states(agenda) == {ended.key: "finished", cut.key: "pruned", open_.key: "open"}
     row = agenda.next()
     assert isinstance(row, Row)
     perform(agenda, row)  # it finishes in the moment in which the scheduler stops it
-    agenda.done(row, {"state": "running", "done": False, "mine": True})
+    agenda.done(row, {"state": "running", "done": True, "mine": True})
     assert states(agenda)[open_.key] == "finished"
 
 

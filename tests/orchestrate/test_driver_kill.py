@@ -1,24 +1,15 @@
-"""Sweeps run by the real driver, Ray, MLflow and relay, and killed in every way: nothing is left, nothing is lost.
+"""Sweeps run by the real driver, Ray, MLflow and relay, and killed in every way: nothing is left, nothing is lost."""
 
-Each test starts ``parapet sweep`` as a process. All its descendants, wherever they are reparented to, carry a mark in
-their environment, by which the test finds what is still alive.
-"""
-
-import os
-import secrets
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from small_trials import until
+from sweep_process import Sweep, sweep_file
 
 from orchestrate import ledger
 from orchestrate.events import read, story
@@ -26,88 +17,7 @@ from orchestrate.locks import Watch
 from orchestrate.locks import read as holder_of
 from orchestrate.runs import Runs
 
-MARK = "PARAPET_TEST_MARK"
 pytestmark = pytest.mark.slow
-
-
-def sweep_file(folder: Path, name: str = "tiny", **changes: Any) -> Path:
-    """Standard, PGD-AT, and HAT, which needs the standard one; 1 s of training each."""
-    content = {
-        "name": name,
-        "base": {
-            "data": {"name": "digits", "train_size": 400, "test_size": 100},
-            "model": {"name": "mlp"},
-            "train": {"epochs": 60, "batch_size": 64},
-            "attack": {"eps": 0.1, "steps": 2},
-        },
-        "trials": [
-            {"method": {"name": "hat", "beta": 2.5, "gamma": 0.5}},
-            {"method": {"name": "pgd-at"}},
-            {"method": {"name": "standard"}},
-        ],
-        "evaluate": {"attacks": ["pgd"], "images": 50, "pgd_steps": 3},
-        "resources": {"cpus": 1, "gpus": 0},
-    }
-    file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(content | changes))
-    return file
-
-
-class Sweep:
-    """A ``parapet sweep`` process, and what it leaves."""
-
-    def __init__(self, file: Path, runs: Runs, *options: str) -> None:
-        self.name, self.runs, self.mark = file.stem, runs, secrets.token_hex(8)
-        self.log = file.with_suffix(f".{self.mark}.log")
-        command = [
-            sys.executable,
-            "-m",
-            "orchestrate",
-            "sweep",
-            str(file),
-            "--runs",
-            str(runs.path),
-            *options,
-        ]
-        env = os.environ | {"OMP_NUM_THREADS": "1", MARK: self.mark}
-        env.pop("RAY_ADDRESS", None)
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True
-            )
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text()
-
-    def alive(self) -> list[str]:
-        """Command lines of everything it started that still lives."""
-        found = []
-        for folder in Path("/proc").iterdir():
-            try:
-                if (
-                    folder.name.isdigit()
-                    and f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes()
-                ):
-                    found.append((folder / "cmdline").read_text().replace("\0", " "))
-            except OSError:
-                continue
-        return found
-
-    def rows(self) -> list[ledger.Row]:
-        return ledger.read(self.runs.sweep(self.name).ledger_file)
-
-    def epochs(self, label: str) -> int:
-        """Epochs that the trial of that label has told of."""
-        return max(
-            (len(story(self.runs.trial(r.key).events).epochs) for r in self.rows() if r.label == label),
-            default=0,
-        )
-
-    def wait(self, seconds: float = 120) -> int:
-        code = self.process.wait(seconds)
-        until(lambda: not self.alive(), 20)
-        return code
 
 
 @pytest.fixture
@@ -168,15 +78,14 @@ def test_killed_in_the_middle_it_goes_on_and_a_second_run_has_nothing_to_do(
 ) -> None:
     runs, file = Runs(tmp_path / "runs"), sweep_file(tmp_path)
     first = start(file, runs)
-    until(lambda: first.epochs("pgd-at") > 5, 60)
-    [pgd_at] = [row.key for row in first.rows() if row.label == "pgd-at"]
-    holder = holder_of(runs.trial(pgd_at).lock_file)
+    until(lambda: len(first.story("pgd-at").epochs) > 5, 60)
+    holder = holder_of(first.trial("pgd-at").lock_file)
     first.process.kill()
     first.process.wait()
-    until(lambda: not first.alive(), 25)  # Ray, jobs, relay and reaper
+    first.assert_gone(25)  # Ray, jobs, relay and reaper
     assert holder is not None
     assert not holder.process.alive()
-    assert first.epochs("pgd-at") < 60
+    assert len(first.story("pgd-at").epochs) < 60
     with sqlite3.connect(runs.path / "mlflow.db") as store:  # the relay has seen to that
         assert store.execute("select count(*) from runs where status = 'RUNNING'").fetchone() == (0,)
 
@@ -197,14 +106,13 @@ def test_interrupted_it_ends_soon_and_leaves_nothing(
 ) -> None:
     runs, file = Runs(tmp_path / "runs"), sweep_file(tmp_path)
     sweep = start(file, runs)
-    until(lambda: sweep.epochs("pgd-at") > 3, 60)
-    [pgd_at] = [row.key for row in sweep.rows() if row.label == "pgd-at"]
+    until(lambda: len(sweep.story("pgd-at").epochs) > 3, 60)
     began = time.monotonic()
     sweep.process.send_signal(end)
-    until(lambda: story(runs.trial(pgd_at).events).stopped, 10)
+    until(lambda: sweep.story("pgd-at").stopped, 10)
     assert time.monotonic() - began < 5  # the design says 2 s; this machine may be busy
     assert sweep.process.wait(30) == 128 + end, sweep.said
-    until(lambda: not sweep.alive(), 10)
+    sweep.assert_gone(10)
     assert "--resume goes on" in sweep.said
     assert "Traceback" not in sweep.said
     with sqlite3.connect(runs.path / "mlflow.db") as store:
