@@ -44,6 +44,16 @@ class Git:
         return bool(self.diff or self.untracked)
 
 
+def running_from() -> Path:
+    """The folder of the source that runs: a checkout, or a Ray job's copy of one.
+
+    For a parapet that is installed like any other package, the working directory: its own source is then told by
+    its version in the environment lock.
+    """
+    folder = Path(__file__).resolve().parents[1]
+    return folder if (folder / "pyproject.toml").exists() else Path.cwd()
+
+
 def environment_lock() -> str:
     """Interpreter, platform, and every installed distribution as ``name==version``, sorted, one per line."""
     installed = {

@@ -24,7 +24,7 @@ from types import FrameType
 from typing import cast, get_args
 
 from clusters.process import process
-from orchestrate import ledger, sweep_file
+from orchestrate import ledger, provenance, sweep_file
 from orchestrate.locks import Watch
 from orchestrate.runs import Runs, SweepDir
 from orchestrate.tracking import artifacts, origin
@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         project = sweep_file.load(sweep.sweep_file).project
         if given.once and Watch(sweep.lock_file).held():
             raise UserError(f"{sweep.path}: the sweep is running, and its own relay tells MLflow about it")
-        noted = None if given.once else origin.note(sweep, Path.cwd(), runs.path)
+        noted = None if given.once else origin.note(sweep, provenance.running_from(), runs.path)
         tracker = Tracker.open(runs, sweep, project, noted.tags() if noted else {})
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)

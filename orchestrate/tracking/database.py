@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 INITIALISING_S = 120.0  # a first start on a slow shared folder
 
+# Without it MLflow opens an experiment as one of language models, and shows no runs at first.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+
 
 def uri(runs: Runs) -> str:
     """Where runs are tracked: ``MLFLOW_TRACKING_URI``, else the database inside RUNS."""
@@ -85,7 +88,7 @@ def experiment(client: MlflowClient, runs: Runs, project: str) -> str:
         found = client.get_experiment_by_name(project)
         if found is None:
             try:
-                return str(client.create_experiment(project, artifact_location=root))
+                return str(client.create_experiment(project, artifact_location=root, tags=KIND))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise

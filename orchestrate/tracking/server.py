@@ -24,6 +24,7 @@ STARTING_S = 90.0
 ENDING_S = 10.0
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PAGES = "/#/experiments?workflowType=machine_learning"  # its own choice would be those of language models
 EVERYWHERE = ("0.0.0.0", "::")
 
 
@@ -55,7 +56,7 @@ def serve(runs: Runs, host: str = "127.0.0.1", port: int = 5000, allowed_hosts: 
         server = subprocess.Popen(command, stdout=said, stderr=said, env=environment, start_new_session=True)
         try:
             _wait_until_healthy(server, url, said)
-            print(f"MLflow shows {where} at {url} (Ctrl-C ends it)", flush=True)
+            print(f"MLflow shows {where} at {url}{PAGES} (Ctrl-C ends it)", flush=True)
             server.wait()
             raise UserError(f"the MLflow server at {url} ended by itself: {_last_line(said)}")
         except KeyboardInterrupt:
