@@ -18,6 +18,12 @@ from orchestrate.runner import Report, Runner, Task
 class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is not typed
     """Brings one trial after another to its end; Tune decides which, and whether it may go on."""
 
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What Ray reserves: the actor's job runs beside it, on the cores and GPUs that it was given."""
+        task = config["task"]
+        return tune.PlacementGroupFactory([{"CPU": task["cpus"], "GPU": task["gpus"]}])
+
     def setup(self, config: dict[str, Any]) -> None:
         """Attach the actor to its first trial."""
         self.runner = _runner(config)

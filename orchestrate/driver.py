@@ -152,7 +152,7 @@ class _Driver:
             from orchestrate.tune_search import TuneSearch, scheduler, tuner
 
             search = TuneSearch(agenda, lambda row: self._task(row, cpus, gpus), at_once)
-            tune = tuner(search, scheduler(self.sweep.scheduler), {"cpu": cpus, "gpu": gpus}, self.scratch)
+            tune = tuner(search, scheduler(self.sweep.scheduler), self.scratch)
             with Live(self.folder, self.runs, _expected(self.sweep)):
                 self._conduct(tune.fit)
 
@@ -255,7 +255,8 @@ class Tracking:
         if said is None:
             raise UserError(f"the tracking store does not answer (see {self.log})")
         if not said.startswith("ready"):
-            raise UserError(self._complaints() or f"the tracking relay ended at once (see {self.log})")
+            lines = self._complaints().splitlines() or [f"the tracking relay ended at once (see {self.log})"]
+            raise UserError(lines[-1])
 
     def end(self, status: str) -> None:
         """Have everything told that is left."""

@@ -83,13 +83,11 @@ def scheduler(asked: Scheduler) -> TrialScheduler:
     )
 
 
-def tuner(
-    search: TuneSearch, scheduler: TrialScheduler, resources: Mapping[str, float], folder: str
-) -> tune.Tuner:
+def tuner(search: TuneSearch, scheduler: TrialScheduler, folder: str) -> tune.Tuner:
     """A Tuner that writes only below ``folder``, prints nothing, and keeps actors from trial to trial."""
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(search.at_once)
     return tune.Tuner(
-        tune.with_resources(TrialActor, dict(resources)),
+        TrialActor,
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=scheduler,
