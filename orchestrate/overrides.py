@@ -158,7 +158,7 @@ def _put(tree: Any, path: Path, override: Override) -> None:
     section = tree
     for depth, name in enumerate(path):
         last = depth == len(path) - 1
-        if isinstance(section, list):
+        if isinstance(section, list) and name.isdigit():
             if int(name) >= len(section):
                 raise UserError(f"{override.text}: the file has {len(section)} trials, counted from 0")
             if last:

@@ -27,23 +27,8 @@ from orchestrate import overrides as over
 from orchestrate import space
 from orchestrate.runs import read_yaml
 from training.errors import UserError
-from training.registry import nearest
+from training.registry import in_words, nearest
 from training.spec import Choice, Part, TrialSpec
-
-PLAINER = {  # than pydantic's words, for people who write YAML
-    "tuple_type": "should be a list",
-    "int_parsing": "should be a whole number",
-    "int_type": "should be a whole number",
-    "int_from_float": "should be a whole number",
-    "float_parsing": "should be a number",
-    "float_type": "should be a number",
-    "string_type": "should be a text",
-    "bool_parsing": "should be true or false",
-    "bool_type": "should be true or false",
-    "string_pattern_mismatch": (
-        "should begin with a letter or digit and hold only letters, digits, '.', '_' and '-'"
-    ),
-}
 
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(lambda v: [v] if isinstance(v, int) else v)]
@@ -53,7 +38,9 @@ class Search(Part):
     """How configurations are chosen: all of them (grid), at random, or learning from results (optuna)."""
 
     name: Literal["grid", "random", "optuna"] = "grid"
-    samples: int | None = Field(None, ge=1, description="how many configurations; each runs with every seed")
+    samples: int | None = Field(
+        None, ge=1, le=100_000, description="how many configurations; each runs with every seed"
+    )
     seed: int = Field(0, ge=0)
     sampler: Literal["tpe", "nsga2"] = Field("tpe", description="optuna's algorithm")
 
@@ -186,7 +173,7 @@ def load(file: Path, overrides: Sequence[str] = ()) -> Sweep:
 def build(content: Any, source: str, overrides: Sequence[str] = ()) -> Sweep:
     """:func:`load` for content that is already there; ``source`` is how messages call it."""
     if not isinstance(content, dict):
-        raise UserError(f"{source}: a sweep file holds fields (name, base, trials, ...), got {content!r}")
+        raise UserError(f"{source}: a sweep file holds fields (name, base, trials, ...), got {content!r:.60}")
     given = tuple(over.parse(text, Sweep) for text in overrides)
     tree = over.apply(content, given)
     trials = tree.get("trials")
@@ -230,11 +217,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[tuple[str |
         named = section is not None and issubclass(section, Choice) and isinstance(given, str)
         example = f"{{name: {given}}}" if named else "field: value below it"
         return loc, f"should be a section ({example}), got {given!r}"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    message = PLAINER.get(kind, message)
-    return loc, f"{message[0].lower()}{message[1:]}" + (
-        "" if kind == "value_error" else f", got {_short(given)}"
-    )
+    return loc, in_words(first)
 
 
 def _anchor(part: Any) -> None:
@@ -351,8 +334,3 @@ def _model_at(loc: Sequence[str | int], model: type[BaseModel]) -> type[BaseMode
 def _fields_at(loc: Sequence[str | int], model: type[BaseModel]) -> list[str]:
     section = _model_at(loc, model)
     return [field.alias or name for name, field in section.model_fields.items()] if section else []
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

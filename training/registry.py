@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from training.errors import UserError
 
@@ -21,6 +22,33 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for a misspelt word, or an empty string when nothing is near."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+PLAINER = {  # than pydantic's words, for people who write YAML
+    "tuple_type": "should be a list",
+    "list_type": "should be a list",
+    "int_parsing": "should be a whole number",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_parsing": "should be a number",
+    "float_type": "should be a number",
+    "string_type": "should be a text",
+    "bool_parsing": "should be true or false",
+    "bool_type": "should be true or false",
+    "string_pattern_mismatch": (
+        "should begin with a letter or digit and hold only letters, digits, '.', '_' and '-'"
+    ),
+}
+
+
+def in_words(error: ErrorDetails) -> str:
+    """What is wrong with a value, in words for the person who wrote it: ``should be a number, got 'x'``."""
+    message = PLAINER.get(error["type"], error["msg"].removeprefix("Value error, ").removeprefix("Input "))
+    given = repr(error["input"])
+    got = (
+        "" if error["type"] == "value_error" else f", got {given if len(given) <= 60 else f'{given[:57]}...'}"
+    )
+    return f"{message[0].lower()}{message[1:]}{got}"
 
 
 @dataclass(frozen=True)
@@ -57,8 +85,7 @@ class Entry:
             try:
                 values[name] = TypeAdapter(self.hints[name]).validate_python(value)
             except ValidationError as error:
-                first = error.errors()[0]
-                raise UserError(f"{where}.{name}: {first['msg'].lower()}, got {value!r}") from None
+                raise UserError(f"{where}.{name}: {in_words(error.errors()[0])}") from None
         return values
 
 

@@ -196,9 +196,9 @@ def test_a_silu_network_has_no_kinks():
     ("name", "parameters", "message"),
     [
         ("resnet81", {}, r"model.name: no model 'resnet81' \(did you mean 'resnet18'\?\)"),
-        ("resnet18", {"width": 0}, "model.width: input should be greater than or equal to 1"),
+        ("resnet18", {"width": 0}, "model.width: should be greater than or equal to 1"),
         ("resnet18", {"witdh": 8}, r"model.witdh: .*did you mean 'width'"),
-        ("mlp", {"activation": "tanh"}, "model.activation: input should be 'relu' or 'silu'"),
+        ("mlp", {"activation": "tanh"}, "model.activation: should be 'relu' or 'silu'"),
         ("mlp", {"hidden": [64, 0]}, "model.hidden"),
     ],
 )
