@@ -147,18 +147,22 @@ def _file_of(file: str, store: Runs, resume: bool) -> Path:
 def _run(wanted: Sweep, store: Runs, cluster: str, *, dry_run: bool = False, fresh: bool = False) -> int:
     """Check everything, say what is doubtful, and go."""
     import clusters
+    from orchestrate.estimate import unique
+    from orchestrate.lineage import from_other_commits
     from orchestrate.plan import Planner, all_of
 
     clusters.open(cluster, store.path / "trials")
     with tempfile.TemporaryDirectory() as scratch:
         planner = Planner(wanted, store, Path(scratch) if dry_run else None)
-        for sentence in planner.warnings():
+        doubts = planner.warnings()
+        trials = unique(all_of(wanted, planner))
+        for sentence in [*doubts, *([] if fresh else from_other_commits(store, [t.key for t in trials]))]:
             warn(sentence)
         if dry_run:
-            _preview(wanted, store, all_of(wanted, planner), cluster)
+            _preview(wanted, store, trials, cluster)
             return 0
     if fresh:
-        _set_aside(wanted, store, all_of(wanted, planner))
+        _set_aside(wanted, store, trials)
     from orchestrate.driver import run
 
     return run(wanted, store, cluster=cluster, planner=planner)
@@ -166,12 +170,12 @@ def _run(wanted: Sweep, store: Runs, cluster: str, *, dry_run: bool = False, fre
 
 def _preview(wanted: Sweep, store: Runs, trials: list[Wanted], cluster: str) -> None:
     """What would run, and what it would cost; nothing is written."""
-    from orchestrate.estimate import Estimate, state_of, unique
+    from orchestrate.estimate import Estimate, state_of
 
     estimate = Estimate(store, trials)
     helpers = {helper.key for trial in trials for helper in trial.helpers}
     rows, seconds = [], []
-    for trial in unique(trials):
+    for trial in trials:
         state = state_of(estimate.stories[trial.key], trial)
         seconds.append(estimate.seconds(trial))
         minutes = "-" if seconds[-1] is None else f"{seconds[-1] / 60:.1f}"
@@ -222,13 +226,12 @@ def _request(wanted: Sweep, store: Runs, trial: Wanted, cluster: str) -> str:
 def _set_aside(wanted: Sweep, store: Runs, trials: list[Wanted]) -> None:
     """Move what is there of these trials, and of all that the sweep ran, to ``RUNS/old``; it is wanted again."""
     from orchestrate import ledger
-    from orchestrate.estimate import unique
     from orchestrate.locks import Watch
 
     swept = store.sweep(wanted.name)
     _refuse_running(swept)
     rows = ledger.read(swept.ledger_file)
-    keys = dict.fromkeys([*(trial.key for trial in unique(trials)), *(row.key for row in rows)])
+    keys = dict.fromkeys([*(trial.key for trial in trials), *(row.key for row in rows)])
     there = [store.trial(key) for key in keys if store.trial(key).path.exists()]
     for trial in there:
         if Watch(trial.lock_file).held():
