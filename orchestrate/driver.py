@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -290,7 +291,7 @@ def _ray(scratch: str) -> Iterator[Mapping[str, float]]:
         os.environ.setdefault(name, value)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not on_a_cluster():
-        os.environ[LOOPBACK] = "0"
+        os.environ |= {LOOPBACK: "0"} | _token(Path(scratch))
         options |= {
             "address": "local",
             "include_dashboard": False,
@@ -313,6 +314,15 @@ def _ray(scratch: str) -> Iterator[Mapping[str, float]]:
         ray.shutdown()
         raise
     ray.shutdown()
+
+
+def _token(scratch: Path) -> dict[str, str]:
+    """A password for our own Ray alone. Ray would leave one in the user's home, which `ray job submit` trips over."""
+    file = scratch / "ray-token"
+    file.touch(mode=0o600)
+    file.write_text(secrets.token_hex(32))
+    os.environ.pop("RAY_AUTH_TOKEN", None)  # it would win
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file)}
 
 
 def _listen() -> None:

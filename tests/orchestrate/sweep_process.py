@@ -56,7 +56,7 @@ class Sweep:
 
     def _start(self, command: str, *words: str, env: dict[str, str]) -> "subprocess.Popen[bytes]":
         line = [sys.executable, "-m", "orchestrate", command, *words, "--runs", str(self.runs.path)]
-        settings = os.environ | {"OMP_NUM_THREADS": "1", MARK: self.mark} | env
+        settings = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(self.log.parent), MARK: self.mark} | env
         settings.pop("RAY_ADDRESS", None)
         with self.log.open("a") as log:
             return subprocess.Popen(
@@ -103,6 +103,7 @@ class Sweep:
         """The exit code, once it has ended and all that it started."""
         code = self.process.wait(seconds)
         self.assert_gone(20)
+        assert not (self.log.parent / ".ray").exists(), "Ray left a password in the user's home"
         return code
 
     def assert_gone(self, seconds: float) -> None:
