@@ -165,7 +165,7 @@ def locate(given: str | None) -> Runs:
     """
     text = given or os.environ.get("PARAPET_RUNS") or "runs"
     path = Path(text).expanduser()
-    if not path.is_absolute() and os.environ.get("RAY_JOB_ID") and os.environ.get("RAY_ADDRESS"):
+    if not path.is_absolute() and os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
         raise UserError(
             f"--runs: '{text}' is relative, and inside a Ray job the working directory is a copy that goes"
             " away; give an absolute path (--runs or PARAPET_RUNS)"

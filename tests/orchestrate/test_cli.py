@@ -34,7 +34,7 @@ evaluate: {attacks: [pgd], images: 20}
 def elsewhere(tmp_path, monkeypatch):
     """An empty current directory, and no settings from outside."""
     monkeypatch.chdir(tmp_path)
-    for name in ("PARAPET_RUNS", "PARAPET_DATA", "RAY_ADDRESS", "RAY_JOB_ID", "MLFLOW_TRACKING_URI"):
+    for name in ("PARAPET_RUNS", "PARAPET_DATA", "RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -200,7 +200,7 @@ def test_other_things_that_a_sweep_cannot_start_with(capsys, file, monkeypatch):
     assert "there is no sweep 'other'" in refused(capsys, "sweep", "other", "--resume")
     Path("plain").write_text("a file where a folder should be")
     assert "Not a directory" in refused(capsys, "sweep", file, "--runs", "plain/runs")
-    monkeypatch.setenv("RAY_JOB_ID", "01000000")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert "--runs: 'runs' is relative" in refused(capsys, "sweep", file)
 
