@@ -78,7 +78,8 @@ def make(runs: Runs, names: Sequence[str] | None = None) -> Report:
         place = folder / _slug(ground) if fronts else folder
         points = tuple(summarise(trials))
         place.mkdir(parents=True, exist_ok=True)
-        picture, *_ = figures.draw(points, place, f"{title}: {ground.data}", ground.attack)
+        heading = title if title == ground.data else f"{title}: {ground.data}"
+        picture, *_ = figures.draw(points, place, heading, ground.attack)
         tables.write(points, place)
         volume = hypervolume([(point.clean, point.robust) for point in points])
         fronts.append(Front(ground, points, volume, picture))

@@ -34,7 +34,13 @@ evaluate: {attacks: [pgd], images: 20}
 def elsewhere(tmp_path, monkeypatch):
     """An empty current directory, and no settings from outside."""
     monkeypatch.chdir(tmp_path)
-    for name in ("PARAPET_RUNS", "PARAPET_DATA", "RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "MLFLOW_TRACKING_URI"):
+    for name in (
+        "PARAPET_RUNS",
+        "PARAPET_DATA",
+        "RAY_ADDRESS",
+        "RAY_JOB_CONFIG_JSON_ENV_VAR",
+        "MLFLOW_TRACKING_URI",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
