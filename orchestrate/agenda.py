@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from orchestrate import ledger
-from orchestrate.events import Follower, Story
+from orchestrate.events import Follower, story
 from orchestrate.ledger import Row
 from orchestrate.plan import Planner, Wanted
 from orchestrate.runner import ask_to_stop
@@ -75,7 +75,8 @@ class Agenda:
         self.missing: deque[tuple[Group, int]] = deque()  # seeds without a row
         self.running: dict[str, Row] = {}  # by key
         self.failed: dict[str, str] = {}  # keys that failed under this driver, with the reason
-        self._stories: dict[str, tuple[Follower, Story]] = {}
+        self.trained: set[str] = set()  # helpers
+        self._followers: dict[str, Follower] = {}
         self._recall()
 
     def next(self) -> Row | Pause:
@@ -115,7 +116,7 @@ class Agenda:
         if self.running.get(row.key) is not row:
             return  # a replay: it has ended already
         del self.running[row.key]
-        if self.story(row.key).complete(row.evaluations):
+        if story(self.runs.trial(row.key).events).complete(row.evaluations):
             self._close(row, "finished")
         elif report["state"] == "failed":
             self._close(row, "failed", f"{report['kind']}: {report['reason']}")
@@ -123,15 +124,6 @@ class Agenda:
             if report["mine"]:
                 ask_to_stop(self.runs.trial(row.key), "pruned")
             self._close(row, "pruned")
-
-    def story(self, key: str) -> Story:
-        """A trial as its events tell it by now."""
-        if key not in self._stories:
-            self._stories[key] = Follower(self.runs.trial(key).events), Story()
-        follower, story = self._stories[key]
-        for event in follower.new():
-            story.tell(event)
-        return story
 
     def _recall(self) -> None:
         """Take up what an earlier driver left."""
@@ -150,7 +142,7 @@ class Agenda:
                 self._set(row, "open")
             if current and row.state == "open":
                 self._schedule(row)
-            elif current and self.replay and self.story(row.key).epochs:
+            elif current and self.replay and story(self.runs.trial(row.key).events).epochs:
                 self.replays.append(row)
             elif not current and row.state == "open" and not (row.role == "helper" and row.key in needed):
                 self._set(row, "pruned", DROPPED)
@@ -213,7 +205,7 @@ class Agenda:
 
     def _lacks(self, helper: Wanted) -> bool:
         """Is the helper still untrained? Makes sure that a row of this sweep trains it."""
-        if self.story(helper.key).trained is not None:
+        if self._trained(helper.key):
             return False
         rows = [row for row in self.rows.values() if row.key == helper.key]
         if not any(row.state == "open" and row.row in self.scheduled for row in rows):
@@ -226,20 +218,28 @@ class Agenda:
             self._schedule(own, first=True)
         return True
 
+    def _trained(self, key: str) -> bool:
+        """Asked again and again of trials that are waited for, so only what is new is read."""
+        if key not in self._followers:
+            self._followers[key] = Follower(self.runs.trial(key).events)
+        if key not in self.trained and any(e["event"] == "trained" for e in self._followers[key].new()):
+            self.trained.add(key)
+        return key in self.trained
+
     def _to_be_run(self, row: Row) -> bool:
         """Put the trial's directory in order. False when the row is closed already: complete, or its helper failed."""
         wanted = self.plans[row.row]
         trial = self.runs.trial(row.key)
         trial.create(wanted.spec)
         for helper in wanted.helpers:
-            if helper.key in self.failed and self.story(helper.key).trained is None:
+            if helper.key in self.failed and not self._trained(helper.key):
                 self._close(row, "failed", f"helper: {helper.label} {helper.key}: {self.failed[helper.key]}")
                 return False
         for digest, evaluation in wanted.evaluations.items():
             if not trial.evaluation_file(digest).exists():
                 text = yaml.safe_dump(evaluation.model_dump(mode="json"), sort_keys=False)
                 write_whole(trial.evaluation_file(digest), text)
-        if not self.replay and self.story(row.key).complete(row.evaluations):
+        if not self.replay and story(self.runs.trial(row.key).events).complete(row.evaluations):
             self._close(row, "finished")
             return False
         return True
@@ -271,8 +271,8 @@ class Agenda:
 
     def _values(self, key: str) -> Values | None:
         """(clean, robust) that the search goes by: on the images for selection, never the outcome on test images."""
-        story = self.story(key)
-        looks = [story.trained] if story.trained else story.epochs
+        told = story(self.runs.trial(key).events)
+        looks = [told.trained] if told.trained else told.epochs
         judged = [look["metrics"] for look in looks if "val/robust" in look["metrics"]]
         if not judged:
             return None

@@ -86,9 +86,13 @@ def run(sweep: Sweep, runs: Runs, *, cluster: str = "local", planner: Planner | 
             f" (parapet stop {sweep.name} ends it)"
         ) from None
     try:
-        code = _Driver(sweep, runs, cluster, planner or Planner(sweep, runs)).run()
+        driver = _Driver(sweep, runs, cluster, planner or Planner(sweep, runs))
+        code = driver.run()
     finally:
         lock.release()
+    if driver.tracking is not None and driver.tracking.lost:
+        tell = [sys.executable, "-P", "-m", "orchestrate.relay", str(runs.path), sweep.name, "--once"]
+        subprocess.run(tell, stdin=subprocess.DEVNULL, timeout=TOLD_S, check=False)
     if code >= 128:
         _leave(code)
     return code
@@ -137,7 +141,8 @@ class _Driver:
 
     def _wind_down(self, status: str) -> None:
         """End the jobs that still run, and have everything told."""
-        write_whole(self.folder.stop_file, "")  # actors submit nothing from now on
+        with contextlib.suppress(OSError):  # the disk may be full; that is no reason to leave jobs behind
+            write_whole(self.folder.stop_file, "")  # actors submit nothing from now on
         reaper.end_jobs(self.token)
         if self.tracking is not None:
             self.tracking.end(status)
@@ -231,6 +236,7 @@ class Tracking:
     """The relay, at the other end of two pipes, and the reaper that started it."""
 
     def __init__(self, runs: Runs, folder: SweepDir, token: str, scratch: str) -> None:
+        self.ready = self.lost = False
         self.log = folder.path / "relay.log"
         self.log_from = self.log.stat().st_size if self.log.exists() else 0
         command = [sys.executable, "-P", "-m", "orchestrate.reaper", str(runs.path), folder.name]
@@ -258,10 +264,12 @@ class Tracking:
         if not said.startswith("ready"):
             lines = self._complaints().splitlines() or [f"the tracking relay ended at once (see {self.log})"]
             raise UserError(lines[-1])
+        self.ready = True
 
     def end(self, status: str) -> None:
-        """Have everything told that is left."""
+        """Have everything told that is left. A relay that ended before is ``lost``; what it knew is still on disk."""
         assert self.pipes.stdin is not None
+        self.lost = self.ready and self._hear(0) == ""
         with contextlib.suppress(BrokenPipeError):
             self.pipes.stdin.write(f"end {status}\n")
             self.pipes.stdin.flush()
@@ -328,7 +336,8 @@ def _token(scratch: Path) -> dict[str, str]:
 def _listen() -> None:
     """Have signals raise Interrupted in this, the main, thread; the second one ends the process at once."""
     for number in SIGNALS:
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup, or a shell's background, wants it
+            signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -135,7 +135,12 @@ class Lock:
         self._thread.join()
         self._thread = None
         os.close(self._descriptor)
-        self._remove(self._token)
+        try:
+            self._remove(self._token)
+        except OSError:  # a full disk has no room for the guard
+            holder = read(self.path)
+            if holder is not None and holder.token == self._token:
+                self.path.unlink()
 
     def __enter__(self) -> Self:
         self.acquire()

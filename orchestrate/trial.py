@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -270,6 +271,10 @@ def load_helpers(spec: TrialSpec, runs: Runs, data: Dataset, device: torch.devic
             checkpoint.expect(file, ref["key"])
         else:
             file = Path(ref["path"])
+            if file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != ref["digest"]:
+                raise UserError(
+                    f"helpers.{name}: {file} is not the file any more that the trial was planned with"
+                )
         network, _, facts = checkpoint.load_network(file, device=device)
         has, needs = (facts["classes"], *facts["shape"]), (data.classes, *data.train.images.shape[1:])
         if has != needs:

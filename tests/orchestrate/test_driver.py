@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,38 +44,43 @@ def test_a_sweep_that_is_running_already_is_not_run_twice(tmp_path: Path, runs: 
     assert not runs.sweep("tiny").ledger_file.exists()
 
 
-def memory_of_actors(sweep: Sweep) -> list[float]:
-    """Proportional memory of each trial's Tune actor, in MB."""
-    found = []
-    for pid, line in sweep.alive().items():
-        if line.startswith("ray::TrialActor"):
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            found.append(int(rollup.split("Pss:")[1].split()[0]) / 1024)
-            maps = Path(f"/proc/{pid}/maps").read_text()
-            assert "libtorch" not in maps
-    return found
+def assert_small(pid: int) -> None:
+    """An actor's proportional memory, and what it has not loaded."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    assert int(rollup.split("Pss:")[1].split()[0]) / 1024 < 150
+    assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
 
 
 @pytest.mark.slow
-def test_what_fails_fails_alone_and_what_crashed_is_tried_again(tmp_path: Path, runs: Runs) -> None:
+def test_what_fails_fails_alone_and_what_is_killed_is_started_again(tmp_path: Path, runs: Runs) -> None:
     wild = {"method": {"name": "pgd-at"}, "train": {"lr": 1e30}}
     bad_helper = {
         "method": {"name": "hat", "beta": 2, "gamma": 0.5},
         "helpers": {"standard": {"train": {"lr": 1e30}}},
     }
-    trials = [wild, bad_helper, {"method": {"name": "trades", "beta": 6}}]
-    sweep = Sweep(sweep_file(tmp_path, trials=trials), runs)
-    until(lambda: len(sweep.story("trades").epochs) > 3, 60)
-    holder = holder_of(sweep.trial("trades").lock_file)
-    assert holder is not None
-    os.kill(holder.process.pid, signal.SIGKILL)
-    memory = memory_of_actors(sweep)
-    assert memory
-    assert max(memory) < 150, memory
+    long = {"method": {"name": "trades", "beta": 6}, "train": {"epochs": 200}}
+    sweep = Sweep(sweep_file(tmp_path, trials=[wild, bad_helper, long], concurrency=1), runs)
+
+    def kill_at(epoch: int, what: str) -> None:
+        """Kill the processes of that name once the long trial has come so far."""
+        until(lambda: len(sweep.story("trades").epochs) > epoch, 60)
+        victims = [pid for pid, line in sweep.alive().items() if what in line]
+        assert victims
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+
+    until(lambda: len(sweep.story("trades").epochs) > 1, 60)
+    [actor] = [pid for pid, line in sweep.alive().items() if line.startswith("ray::TrialActor")]
+    assert_small(actor)
+    kill_at(3, "orchestrate.trial")
+    kill_at(20, "ray::TrialActor")
+    kill_at(40, "orchestrate.relay")
     assert sweep.wait() == 1, sweep.said
     ended = {row.label: (row.state, row.reason) for row in sweep.rows()}
     assert ended["trades"] == ("finished", "")
-    assert len([event for event in read(sweep.trial("trades").events) if event["event"] == "started"]) == 2
+    assert [event["epoch"] for event in sweep.story("trades").epochs] == list(range(200))
+    starts = [event for event in read(sweep.trial("trades").events) if event["event"] == "started"]
+    assert len(starts) == 3
     state, reason = ended["pgd-at"]
     assert state == "failed"
     assert reason.startswith("diverged: ")
@@ -82,6 +89,13 @@ def test_what_fails_fails_alone_and_what_crashed_is_tried_again(tmp_path: Path, 
     assert reason.startswith("helper: standard (helper)")
     assert "Traceback" not in sweep.said
     assert not list(Path.home().glob("ray_results"))
+    with sqlite3.connect(
+        runs.path / "mlflow.db"
+    ) as store:  # told by a second relay, in the killed one's place
+        status = Counter(state for (state,) in store.execute("select status from runs"))
+        points = store.execute("select count(*) from metrics where key = 'val/robust'").fetchone()
+    assert status == {"FINISHED": 1, "FAILED": 4}  # the sweep itself has failed trials
+    assert points == (200,)
 
 
 @pytest.mark.slow
