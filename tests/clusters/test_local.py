@@ -16,7 +16,12 @@ from clusters.local import LocalCluster
 from clusters.process import process
 from training.errors import UserError
 
-IGNORES_TERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
+IGNORES_TERM = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("on", flush=True)
+time.sleep(60)
+"""
 
 
 def job(folder: Path, *command: str, cpus: float = 1, gpus: float = 0) -> Job:
