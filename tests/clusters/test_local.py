@@ -19,7 +19,7 @@ from training.errors import UserError
 IGNORES_TERM = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print("on", flush=True)
+print('on', flush=True)
 time.sleep(60)
 """
 
