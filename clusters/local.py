@@ -20,7 +20,8 @@ class LocalCluster:
     """Runs jobs as subprocesses beside the caller, on the cores and GPUs that the caller was given.
 
     A job leads a session of its own, so a Ctrl-C at the terminal does not reach it. When its submitter dies, it gets
-    SIGTERM from the kernel: a job does not outlive its submitter by more than it takes to write a checkpoint.
+    SIGTERM from the kernel: a job does not outlive its submitter by more than it takes to write a checkpoint. (What the
+    kernel watches is the thread that called ``submit``.)
 
     Args:
         folder: holds one directory per job, named by the job's key.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -83,7 +84,7 @@ def scheduler(asked: Scheduler) -> TrialScheduler:
     )
 
 
-def tuner(search: TuneSearch, scheduler: TrialScheduler, folder: str) -> tune.Tuner:
+def tuner(search: TuneSearch, scheduler: TrialScheduler, folder: Path) -> tune.Tuner:
     """A Tuner that writes only below ``folder``, prints nothing, and keeps actors from trial to trial."""
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(search.at_once)
     return tune.Tuner(
@@ -97,7 +98,7 @@ def tuner(search: TuneSearch, scheduler: TrialScheduler, folder: str) -> tune.Tu
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=folder,
+            storage_path=str(folder),
             failure_config=tune.FailureConfig(max_failures=ACTOR_FAILURES),
             verbose=0,
         ),
