@@ -143,7 +143,8 @@ class _Bench:
         began = time.monotonic()
         at = torch.from_numpy(indices).to(self.device)
         x, labels = self._pixels(at), self.labels[at]
-        x_adv = attack(self.searched, x, labels, at)
+        with exact():  # a point found in TF32 may lie just on the right side again in float32
+            x_adv = attack(self.searched, x, labels, at)
         valid = inside(x_adv, x, self.threat)
         with torch.no_grad(), exact():
             logits = self.judge(x_adv)

@@ -22,6 +22,7 @@ failed     kind ("diverged", "memory", "crash", "time", "disk", "helper", "cance
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -42,12 +43,17 @@ class EventWriter:
         self.attempt = numbers[-1] + 1 if numbers else 1
         self.previous_lines = count_lines(folder / f"{numbers[-1]}.jsonl") if numbers else 0
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND
+        self._torn = False
         self.descriptor = os.open(folder / f"{self.attempt}.jsonl", flags, 0o644)
 
     def write(self, event: str, **facts: Any) -> None:
-        """Append one event; NaN and infinities become the strings that MLflow and JSON readers accept."""
-        line = json.dumps({"event": event, "t": time.time_ns() // 1_000_000} | facts, allow_nan=True)
-        os.write(self.descriptor, line.encode() + b"\n")
+        """Append one event. Raises OSError when the disk took only part of it; the next one then begins a new line."""
+        line = json.dumps({"event": event, "t": time.time_ns() // 1_000_000} | facts).encode() + b"\n"
+        line = b"\n" * self._torn + line
+        written = os.write(self.descriptor, line)
+        self._torn = written < len(line)
+        if self._torn:
+            raise OSError(errno.ENOSPC, "only part of an event could be written")
 
     def started(self, **facts: Any) -> None:
         """The first event of an attempt."""

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from training.errors import UserError
 from training.spec import TrialSpec
@@ -94,6 +95,9 @@ class TrialDir:
             return TrialSpec.model_validate(yaml.safe_load(self.spec_file.read_text()))
         except FileNotFoundError:
             raise UserError(f"{self.spec_file}: there is no such trial") from None
+        except ValidationError as error:
+            field = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise UserError(f"{self.spec_file}: {field}: is not what this version of parapet reads") from None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from training.recipes import build as build_method
 from training.spec import TrialSpec
 
 FORMAT = 1
+HEAD = {"key", "spec", "facts", "epoch"}
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 _END = b"PK\x05\x06"  # the zip directory's end record is 22 bytes; its last two hold the comment's length
 
@@ -75,10 +77,14 @@ def load(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise UserError(
             f"{file}: is truncated, damaged, or no parapet checkpoint (its checksum does not hold)"
         )
-    content: dict[str, Any] = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    try:
+        content: Any = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+    except UnpicklingError:
+        raise UserError(f"{file}: holds more than tensors and plain data, which is never loaded") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= HEAD:
         raise UserError(f"{file}: is not a parapet checkpoint of format {FORMAT}")
-    return content
+    found: dict[str, Any] = content
+    return found
 
 
 def load_latest(folder: Path, key: str, device: torch.device | str = "cpu") -> dict[str, Any] | None:
@@ -100,12 +106,6 @@ def load_latest(folder: Path, key: str, device: torch.device | str = "cpu") -> d
 def expect(file: Path, key: str) -> None:
     """Raise UserError when the checkpoint is unreadable or of another spec than the one with this key."""
     _expect(load(file), file, key)
-
-
-def is_complete(folder: Path, key: str) -> bool:
-    """Is the whole training in this folder's last checkpoint?"""
-    content = load_latest(folder, key)
-    return content is not None and bool(content["complete"])
 
 
 def position(folder: Path, key: str) -> tuple[int, int]:

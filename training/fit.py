@@ -292,7 +292,7 @@ class Training:
 
     def _moves(self, name: str) -> bool:
         """Is the network part of what resuming needs? A helper is not: it is loaded from where it came."""
-        return name == "student" or not hasattr(self.method.guides[name], "helper")
+        return name == "student" or self.method.guides[name].helper is None
 
 
 def _placed(network: nn.Module, device: torch.device, form: torch.memory_format) -> nn.Module:

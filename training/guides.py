@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 
 class Guide(Protocol):
-    """How a network beside the student comes to be and moves. ``trains`` says whether the optimiser moves it."""
+    """How a network beside the student comes to be and moves."""
 
     @property
     def trains(self) -> bool:
         """Does the optimiser move it?"""
+
+    @property
+    def helper(self) -> str | None:
+        """The name of the trained network that it is; None when it comes from the student."""
 
     def make(self, student: nn.Module, helpers: Mapping[str, nn.Module]) -> nn.Module:
         """The network at the start of training; ``helpers`` are trained networks by name."""
@@ -48,6 +52,7 @@ class Average:
 
     decay: float = 0.995
     trains: bool = False
+    helper: None = None
 
     def make(self, student: nn.Module, helpers: Mapping[str, nn.Module]) -> nn.Module:
         return copy.deepcopy(student).eval().requires_grad_(False)

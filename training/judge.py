@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from training.data import Images
+from training.errors import Diverged
 from training.randomness import seed_of
 from training.spec import TrialSpec
 from training.stages import PGD, searching
@@ -31,7 +32,11 @@ class Judge:
         self.search = PGD(ball(spec.attack), CE("adv"), STEPS, spec.attack.eps / 4, "uniform", "eval")
 
     def __call__(self, network: nn.Module, epoch: int) -> dict[str, float]:
-        """``val/clean`` and ``val/robust``: shares of held-out images that the network gets right, in [0, 1]."""
+        """``val/clean`` and ``val/robust``: shares of held-out images that the network gets right, in [0, 1].
+
+        Raises Diverged when it answers an image with something that is no finite number.
+        """
+        broken = torch.zeros((), device=self.device)
         clean = torch.zeros((), device=self.device)
         robust = torch.zeros((), device=self.device)
         with searching(network, "eval"):
@@ -47,8 +52,11 @@ class Judge:
                 with torch.no_grad():
                     right = views.logits("clean").argmax(1) == labels
                     clean += right.sum()
+                    broken += (~views.logits("clean").isfinite()).sum()
                 views = self.search(views)
                 with torch.no_grad():
                     robust += (right & (views.logits("adv").argmax(1) == labels)).sum()
+        if float(broken):
+            raise Diverged(f"the network's answers stopped being finite numbers in epoch {epoch}")
         count = len(self.labels)
         return {"val/clean": float(clean) / count, "val/robust": float(robust) / count}

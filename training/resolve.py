@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from training.judge import STEPS
 from training.models import MODELS
 from training.recipes import MODIFIERS, RECIPES, build
 from training.schedules import SCHEDULES
-from training.spec import Choice, TrialSpec
+from training.spec import AttackSpec, Choice, TrialSpec
 from training.stages import PGD
-
-VALIDATION_STEPS = 20  # PGD steps when an epoch is judged; the step is eps / 4
 
 
 def resolve(spec: TrialSpec, where: str = "spec") -> TrialSpec:
@@ -38,6 +37,10 @@ def resolve(spec: TrialSpec, where: str = "spec") -> TrialSpec:
         schedule.parameters, f"{at}train.schedule"
     )
     resolved = TrialSpec.model_validate(facts)
+    if not build(resolved.method, resolved.attack).stages:
+        # Nothing searches in training: how the others search must not make this another trial.
+        plain = {"norm": spec.attack.norm, "eps": spec.attack.eps}
+        resolved = resolved.model_copy(update={"attack": AttackSpec.model_validate(plain)})
     return TrialSpec.model_validate(resolved.dump())  # tuples as JSON writes them: one form, one key
 
 
@@ -49,7 +52,7 @@ def formula(spec: TrialSpec) -> str:
 def needed_helpers(spec: TrialSpec) -> tuple[str, ...]:
     """Names of the trained networks that the method of a resolved spec reads."""
     guides = build(spec.method, spec.attack).guides.values()
-    return tuple(guide.helper for guide in guides if hasattr(guide, "helper"))
+    return tuple(guide.helper for guide in guides if guide.helper is not None)
 
 
 def helper_spec(spec: TrialSpec, name: str, overrides: Mapping[str, Any]) -> TrialSpec:
@@ -85,5 +88,5 @@ def cost(spec: TrialSpec, images: int) -> float:
     search = sum(2 * stage.steps + 1 for stage in method.stages if isinstance(stage, PGD))
     step = search + 3 * len(points) + len(method.guides)
     share = 1.0 if spec.selection == "test" else 1 - spec.data.val
-    judged = (1 - share) * (2 * VALIDATION_STEPS + 1) / spec.train.validate_every
+    judged = (1 - share) * (2 * STEPS + 1) / spec.train.validate_every
     return spec.train.epochs * images * (share * step + judged) / 1e6

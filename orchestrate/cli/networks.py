@@ -48,7 +48,7 @@ def evaluate(
         evaluator.check(wanted, data.test, data.classes)
     except UserError as error:  # it speaks of a sweep file's fields
         raise UserError(str(error).replace("evaluate.", "--", 1)) from None
-    with _outcome(checkpoint, trained, spec, wanted) as outcome:
+    with _outcome(checkpoint, facts["key"], spec, wanted) as outcome:
         metrics = evaluator.evaluate(
             network,
             data.test,
@@ -156,17 +156,18 @@ def _check_fit(checkpoint: Path, facts: dict[str, Any], data: Dataset) -> None:
 
 
 @contextlib.contextmanager
-def _outcome(checkpoint: Path, trained: TrialSpec, spec: TrialSpec, wanted: EvaluationSpec) -> Iterator[Path]:
+def _outcome(checkpoint: Path, key: str, spec: TrialSpec, wanted: EvaluationSpec) -> Iterator[Path]:
     """Where verdicts go: to the trial, alone on it meanwhile; or nowhere, for a checkpoint or data of elsewhere."""
     import yaml
 
     from orchestrate.locks import Lock, LockHeld
+    from training.data import digest as data_digest
 
     trial = TrialDir(checkpoint.absolute().parent.parent)
-    same_images = spec.data.model_copy(update={"root": None}) == trained.data.model_copy(
-        update={"root": None}
-    )
-    own = trial.spec_file.exists() and checkpoint.name in ("best.pt", "last.pt") and same_images
+    own = trial.spec_file.exists() and checkpoint.name in ("best.pt", "last.pt")
+    if own:  # the key digests the images' contents, so other images would give another key
+        images = {"data": spec.data}
+        own = trial.spec().model_copy(update=images).key(data_digest(spec.data)) == key == trial.key
     if not own:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder) / "outcome.parquet"

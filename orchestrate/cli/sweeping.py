@@ -98,8 +98,9 @@ def train(
 
 
 def retry(name: SweepArgument, cluster: ClusterOption = "local", runs: RunsOption = None) -> int:
-    """Run the failed trials of a sweep again, from their last checkpoints."""
+    """Run the failed trials of a sweep again, from their last checkpoints, and whatever else it has left open."""
     from orchestrate import ledger, sweep_file
+    from orchestrate.plan import Planner
 
     store = locate(runs)
     swept = find_sweep(store, name)
@@ -109,6 +110,7 @@ def retry(name: SweepArgument, cluster: ClusterOption = "local", runs: RunsOptio
         print(f"{name}: no trial has failed")
         return 0
     wanted = sweep_file.load(swept.sweep_file)
+    Planner(wanted, store).check()  # a mistake must come out before a row is opened again
     for row in failed:
         ledger.close(swept.ledger_file, row.row, "open")
         print(f"again: {row.key}  {row.label} (failed: {row.reason})")
@@ -206,6 +208,8 @@ def _preview(wanted: Sweep, store: Runs, trials: list[Wanted], cluster: str) -> 
 
 def _request(wanted: Sweep, store: Runs, trial: Wanted, cluster: str) -> str:
     """The job of one trial as its cluster would submit it."""
+    import torch
+
     import clusters
     from orchestrate.runner import Task, job
 
@@ -215,7 +219,7 @@ def _request(wanted: Sweep, store: Runs, trial: Wanted, cluster: str) -> str:
         evaluations=tuple(trial.evaluations),
         cluster=cluster,
         cpus=wanted.resources.cpus,
-        gpus=wanted.resources.gpus or 0,
+        gpus=float(torch.cuda.is_available()) if wanted.resources.gpus is None else wanted.resources.gpus,
         hours=wanted.limits.hours,
         retries=wanted.limits.retries,
         checkpoint_minutes=wanted.limits.checkpoint_minutes,

@@ -73,7 +73,7 @@ def bare(file: Path, runs: Path, at_once: int) -> float:
 
 def swept(file: Path, runs: Path) -> tuple[float, dict[str, float]]:
     """Seconds for ``parapet sweep`` on the file; and the largest memory, in MB, of its processes by kind."""
-    command = [sys.executable, "-m", "orchestrate.cli", "sweep", str(file), "--runs", str(runs)]
+    command = [sys.executable, "-m", "orchestrate", "sweep", str(file), "--runs", str(runs)]
     peaks: dict[str, float] = {}
     began = time.perf_counter()
     with (runs.parent / "sweep.log").open("w") as log:

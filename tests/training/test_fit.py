@@ -14,7 +14,7 @@ from training.errors import Diverged, Stopped, UserError
 from training.fit import Control, Training, fit
 from training.precision import Forward
 from training.resolve import helper_spec, resolve
-from training.spec import TrainSpec, TrialSpec
+from training.spec import AttackSpec, TrainSpec, TrialSpec
 
 CPU = torch.device("cpu")
 
@@ -167,7 +167,7 @@ def test_the_student_learns(tmp_path, digits):
 def test_training_again_when_all_is_done_only_says_so(tmp_path, digits):
     train(spec_of(), digits, tmp_path)
     before = tensors(tmp_path)
-    assert checkpoint.is_complete(tmp_path, "k")
+    assert checkpoint.load(tmp_path / checkpoint.LAST)["complete"]
     assert [e["event"] for e in train(spec_of(), digits, tmp_path)] == ["checkpoint", "trained"]
     assert_same(before, tensors(tmp_path))
 
@@ -176,7 +176,7 @@ def test_a_deadline_ends_training_at_a_checkpoint(tmp_path, digits):
     with pytest.raises(Stopped, match="time"):
         train(spec_of(), digits, tmp_path, Control(deadline=0.0))
     assert checkpoint.position(tmp_path, "k") == (0, 0)
-    assert not checkpoint.is_complete(tmp_path, "k")
+    assert not checkpoint.load(tmp_path / checkpoint.LAST)["complete"]
 
 
 def test_a_loss_that_is_no_number_ends_the_trial_and_saves_nothing_of_it(tmp_path, digits):
@@ -227,10 +227,57 @@ def test_a_flipped_byte_is_found(tmp_path):
 
 
 def test_a_pickle_is_never_unpickled(tmp_path):
+    """Not even when its checksum holds: who can write a file can write its checksum."""
     file = tmp_path / "best.pt"
-    torch.save({"format": 1, "trap": os.system}, file)
+    trap = Trap(tmp_path / "sprung")
+    torch.save({"format": 1, "trap": trap}, file)
     with pytest.raises(UserError, match="no parapet checkpoint"):
         checkpoint.load(file)
+    checkpoint.save({"format": checkpoint.FORMAT, "trap": trap}, file)
+    with pytest.raises(UserError, match="never loaded"):
+        checkpoint.load(file)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_what_cannot_be_read_back_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_checked", lambda file: None)
+    with pytest.raises(OSError, match="cannot be written"):
+        checkpoint.save({"format": 1}, tmp_path / "last.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Trap:
+    """Unpickling it leaves a file."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.file),))
+
+
+def test_an_archive_with_parts_missing_is_no_checkpoint(tmp_path):
+    checkpoint.save({"format": checkpoint.FORMAT, "key": "k"}, tmp_path / "best.pt")
+    with pytest.raises(UserError, match="is not a parapet checkpoint"):
+        checkpoint.load_network(tmp_path / "best.pt")
+
+
+def test_a_network_that_answers_with_no_numbers_has_diverged(tmp_path, digits):
+    """One step with a rate of 1e30: its own loss is still fine."""
+    spec = spec_of("standard", lr=1e30, nesterov=False, batch_size=180, epochs=1)
+    with pytest.raises(Diverged, match="answers"):
+        train(spec, digits, tmp_path)
+    assert not (tmp_path / checkpoint.BEST).exists()
+
+
+def test_how_others_search_makes_standard_training_no_other_trial():
+    one, other = (
+        spec_of("standard").model_copy(update={"attack": AttackSpec(eps=0.2, steps=n)}) for n in (3, 9)
+    )
+    assert resolve(one).key("data") == resolve(other).key("data")
+    assert resolve(one).key("data") != resolve(one.model_copy(update={"seed": 1})).key("data")
+    trained = (spec_of("pgd-at").model_copy(update={"attack": AttackSpec(eps=0.2, steps=n)}) for n in (3, 9))
+    assert len({resolve(spec).key("data") for spec in trained}) == 2
 
 
 def test_a_checkpoint_of_another_spec_is_refused(tmp_path, digits):
