@@ -107,6 +107,11 @@ class Agenda:
         else:
             self.replays.appendleft(row)
 
+    def spared(self, row: Row) -> bool:
+        """Must no scheduler end it: because others need the network that it trains?"""
+        needed = (helper.key for wanted in self.plans.values() for helper in _all_helpers(wanted))
+        return row.role == "helper" or row.key in needed
+
     def done(self, row: Row, report: Mapping[str, Any]) -> None:
         """Take note of how a row that was handed out has ended.
 

@@ -120,7 +120,7 @@ class _Driver:
             from orchestrate.tune_search import TuneSearch, scheduler, tuner
 
             search = TuneSearch(agenda, lambda row: self._task(row, cpus, gpus), at_once)
-            tune = tuner(search, scheduler(self.sweep.scheduler), scratch)
+            tune = tuner(search, scheduler(self.sweep.scheduler, search.spared), scratch)
             with Live(self.folder, self.runs, _expected(self.sweep)):
                 self._conduct(tune.fit)
 

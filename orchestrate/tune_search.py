@@ -59,6 +59,10 @@ class TuneSearch(Searcher):  # type: ignore[misc]  # ray is not typed
             result = {"state": "failed", "kind": "crash", "reason": "its Tune actor died", "done": True}
         self.agenda.done(row, result)
 
+    def spared(self, trial_id: str) -> bool:
+        """Must no scheduler end this trial?"""
+        return trial_id in self.rows and self.agenda.spared(self.rows[trial_id])
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is what there is to save."""
 
@@ -70,11 +74,37 @@ class TuneSearch(Searcher):  # type: ignore[misc]  # ray is not typed
         return {}
 
 
-def scheduler(asked: Scheduler) -> TrialScheduler:
-    """Who ends trials early. Epochs are counted as done: 1 after the first."""
+class SparingASHA(ASHAScheduler):  # type: ignore[misc]  # ray is not typed
+    """ASHA among the trials that compete. A helper does not: standard training is never robust, and HAT needs it.
+
+    Args:
+        spared: whether a trial, by its id, is left alone.
+    """
+
+    def __init__(self, spared: Callable[[str], bool], **options: Any) -> None:
+        super().__init__(**options)
+        self.spared = spared
+        self.known: set[str] = set()  # spared so far: at its end a trial's row is gone already
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Stop or go on."""
+        if self.spared(trial.trial_id):
+            self.known.add(trial.trial_id)
+            return str(TrialScheduler.CONTINUE)
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Its last result counts for others, unless it was spared."""
+        if trial.trial_id not in self.known:
+            super().on_trial_complete(tune_controller, trial, result)
+
+
+def scheduler(asked: Scheduler, spared: Callable[[str], bool]) -> TrialScheduler:
+    """Who ends trials early, except those that are spared. Epochs are counted as done: 1 after the first."""
     if asked.name == "none":
         return FIFOScheduler()
-    return ASHAScheduler(
+    return SparingASHA(
+        spared,
         time_attr="epoch",
         metric=asked.metric,
         mode="max",
