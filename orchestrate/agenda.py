@@ -253,6 +253,9 @@ class Agenda:
         self._set(row, state, reason)
         if state == "failed":
             self.failed[row.key] = reason
+        for twin in self.rows.values():  # the row of a helper that the sweep wants in its own right, too
+            if twin.key == row.key and twin.role == "helper" and twin.state == "open" and state != "pruned":
+                self._set(twin, "finished" if self._trained(row.key) else state, reason)
         for group in self.groups.values():
             if any(own is row for own in group.rows.values()):
                 self._tell(group)

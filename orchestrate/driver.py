@@ -203,6 +203,7 @@ class _Driver:
             driver=me(),
             stop_file=str(self.folder.stop_file),
             replay=row.state != "open",
+            judged=row.role != "helper",
         )
 
 

@@ -261,6 +261,31 @@ def test_a_trial_that_serves_as_helper_is_not_trained_beside_it(runs: Runs) -> N
     assert len(ledger.read(agenda.file)) == 2
 
 
+def test_a_helpers_own_row_ends_with_the_trial_that_it_is(runs: Runs) -> None:
+    sweep = sweep_of(method("hat"), method("standard"))
+    killed = agenda_of(sweep, runs)
+    assert isinstance(killed.next(), Row)
+    assert killed.next() is Pause.WAIT  # both rows of the standard trial are on disk now
+    agenda = agenda_of(sweep, runs)
+    assert run_all(agenda) == ["standard-0", "hat-0"]
+    assert [row.state for row in ledger.read(agenda.file)] == ["finished"] * 3
+
+
+def test_a_trial_that_is_pruned_is_trained_to_its_end_where_it_is_a_helper(runs: Runs) -> None:
+    agenda = agenda_of(sweep_of(method("standard"), method("hat")), runs)
+    row = agenda.next()
+    assert isinstance(row, Row)
+    assert agenda.next() is Pause.WAIT
+    perform(agenda, row, epochs=1, trained=False)
+    agenda.done(row, {"state": "running", "done": True, "mine": True})
+    assert run_all(agenda) == ["standard-0", "hat-0"]
+    assert [(row.role, row.state) for row in ledger.read(agenda.file)] == [
+        ("trial", "pruned"),
+        ("trial", "finished"),
+        ("helper", "finished"),
+    ]
+
+
 def test_a_failed_helper_fails_what_needs_it_and_nothing_else(runs: Runs) -> None:
     sweep = sweep_of(method("hat", beta={"grid": [1, 2]}), method("pgd-at"))
     agenda = agenda_of(sweep, runs)

@@ -55,6 +55,36 @@ def test_every_epoch_and_evaluation_is_reported_once_and_the_end_last(trial: Tri
     assert not trial.lock_file.exists()
 
 
+def test_what_must_not_be_judged_is_reported_without_accuracies(trial: TrialDir) -> None:
+    write_script(trial, {"epochs": 2})
+    reports = to_the_end(runner(trial, judged=False))
+    assert [report["epoch"] for report in reports] == [1, 2, 2]
+    assert not any("val/robust" in report for report in reports)
+
+
+def test_a_replay_tells_what_was_and_starts_nothing(trial: TrialDir) -> None:
+    write_script(trial, {"epochs": 2, "end": "diverged"})
+    to_the_end(runner(trial))
+    again = to_the_end(runner(trial, replay=True))
+    assert [(report["epoch"], report["state"]) for report in again] == [
+        (1, "running"),
+        (2, "running"),
+        (2, "replayed"),
+    ]
+    assert attempts(trial.events) == [1]
+
+
+def test_nothing_is_started_for_a_sweep_that_ends(trial: TrialDir, tmp_path: Path) -> None:
+    write_script(trial, LONG)
+    one = runner(trial, stop_file=str(tmp_path / "stop"))
+    one.step()
+    (tmp_path / "stop").touch()
+    assert to_the_end(one)[-1]["state"] == "stopped"
+    assert story(trial.events).stopped == "signal"
+    assert to_the_end(runner(trial, driver=replace(me(), started=0)))[-1]["state"] == "stopped"
+    assert attempts(trial.events) == [1]
+
+
 def test_a_complete_trial_is_reported_without_a_process(trial: TrialDir) -> None:
     write_script(trial, {"epochs": 2})
     first = to_the_end(runner(trial, "e1"))
