@@ -1,0 +1,149 @@
+"""``ray job submit -- parapet sweep``: on a real Ray head, with a true exit code, and stopped without a trace."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_trials import until
+from sweep_process import sweep_file
+
+from orchestrate import ledger
+from orchestrate.events import story
+from orchestrate.runs import Runs
+
+pytestmark = pytest.mark.slow
+RAY = Path(sys.executable).with_name("ray")
+MARK = "PARAPET_TEST_MARK"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Head:
+    """A Ray head of the test's own, on loopback and free ports."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.mark = folder, secrets.token_hex(8)
+        self.scratch = Path("/tmp") / f"parapet-head-{self.mark}"  # sockets need short paths
+        self.address = f"http://127.0.0.1:{free_port()}"
+        # A token in the home of whoever runs the tests would be asked of every client.
+        self.env = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        self.env |= {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+            MARK: self.mark,
+            "HOME": str(folder),
+        }
+        self.env["PATH"] = f"{RAY.parent}{os.pathsep}{self.env['PATH']}"
+        self.env.pop("RAY_ADDRESS", None)
+        ports = ["--port", str(free_port()), "--dashboard-port", self.address.rpartition(":")[2]]
+        ports += ["--dashboard-agent-listen-port", str(free_port()), "--dashboard-host", "127.0.0.1"]
+        command = [RAY, "start", "--head", "--node-ip-address", "127.0.0.1", "--num-cpus", "2", *ports]
+        subprocess.run(
+            [*command, "--temp-dir", self.scratch, "--disable-usage-stats"],
+            env=self.env,
+            check=True,
+            capture_output=True,
+            timeout=90,
+        )
+
+    def job(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        command = [RAY, "job", words[0], "--address", self.address, *words[1:]]
+        return subprocess.run(
+            command, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=150
+        )
+
+    def alive(self, part: str) -> list[int]:
+        """Its processes whose command line holds ``part``."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                line = (folder / "cmdline").read_text().replace("\0", " ")
+                own = f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes()
+            except OSError:
+                continue
+            if part in line and (own or str(self.scratch) in line):
+                found.append(int(folder.name))
+        return found
+
+    def end(self) -> None:
+        for _ in range(50):
+            for pid in self.alive(""):
+                if pid != os.getpid():
+                    os.kill(pid, signal.SIGKILL)
+            if not self.alive(""):
+                break
+            time.sleep(0.1)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    one = Head(tmp_path_factory.mktemp("head"))
+    until(lambda: one.job("list").returncode == 0, 60)
+    yield one
+    one.end()
+
+
+def test_a_job_that_ends_well_succeeds_and_a_relative_store_is_refused(head: Head) -> None:
+    file = sweep_file(head.folder, "well")
+    runs = Runs(head.folder / "runs")
+    submit = ("submit", "--working-dir", ".", "--", "parapet", "sweep", file.name)
+    until(
+        lambda: "No available agent" not in head.job(*submit).stderr, 60
+    )  # and this one is refused: see below
+    refused = head.job(*submit)
+    assert refused.returncode == 1
+    assert "--runs: 'runs' is relative" in refused.stdout
+    done = head.job(*submit, "--runs", str(runs.path))
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert {row.state for row in ledger.read(runs.sweep("well").ledger_file)} == {"finished"}
+    assert (runs.sweep("well").report / "front.png").exists()
+
+
+def test_a_job_with_a_failed_trial_fails(head: Head) -> None:
+    trials = [{"method": {"name": "standard"}, "train": {"lr": 1e30, "nesterov": False}}]
+    file = sweep_file(head.folder, "badly", trials=trials)
+    words = ("submit", "--working-dir", ".", "--", "parapet", "sweep", file.name)
+    done = head.job(*words, "--runs", str(head.folder / "runs"))
+    assert done.returncode == 1
+    assert "diverged" in done.stdout
+
+
+def test_a_stopped_job_leaves_no_process_and_can_go_on(head: Head) -> None:
+    trials = [{"method": {"name": "pgd-at"}, "train": {"epochs": 3000}}]
+    file = sweep_file(head.folder, "stopped", trials=trials)
+    runs = Runs(head.folder / "runs")
+    words = (
+        "submit",
+        "--submission-id",
+        "s1",
+        "--no-wait",
+        "--working-dir",
+        ".",
+        "--",
+        "parapet",
+        "sweep",
+        file.name,
+    )
+    assert head.job(*words, "--runs", str(runs.path)).returncode == 0
+    ledger_file = runs.sweep("stopped").ledger_file
+    until(lambda: bool(ledger.read(ledger_file)), 60)
+    trial = runs.trial(ledger.read(ledger_file)[0].key)
+    until(lambda: len(story(trial.events).epochs) > 3, 60)
+    assert head.alive("orchestrate.trial")
+    assert head.job("stop", "s1").returncode == 0
+    until(lambda: not head.alive("orchestrate."), 30)
+    assert story(trial.events).state == "stopped"
+    assert (trial.checkpoints / "last.pt").exists()
