@@ -105,6 +105,7 @@ class _Driver:
         self.attendant = Attendant(self.runs, self.folder, self.token, scratch)
         first = agenda.next()
         if isinstance(first, Pause):
+            print(f"{self.sweep.name}: nothing to run, every trial has ended before")
             self.attendant.wait_until_ready()
         else:
             agenda.put_back(first)

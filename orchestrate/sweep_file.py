@@ -206,7 +206,8 @@ def probes(sweep: Sweep, index: int) -> Iterator[dict[str, Any]]:
 
 def explain(error: ValidationError, model: type[BaseModel]) -> tuple[tuple[str | int, ...], str]:
     """Where the first mistake is, and what it is, in words for the person who wrote the file."""
-    first = error.errors()[0]
+    # A misspelt field is also a missing one: the former says what to mend.
+    first = min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
     loc, given, kind = first["loc"], first["input"], first["type"]
     if kind == "extra_forbidden":
         return loc, f"unknown field{nearest(str(loc[-1]), _fields_at(loc[:-1], model))}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,6 +24,7 @@ from training.recipes import build as build_method
 from training.spec import TrialSpec
 
 FORMAT = 1
+log = logging.getLogger(__name__)
 HEAD = {"key", "spec", "facts", "epoch"}
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 _END = b"PK\x05\x06"  # the zip directory's end record is 22 bytes; its last two hold the comment's length
@@ -96,7 +98,9 @@ def load_latest(folder: Path, key: str, device: torch.device | str = "cpu") -> d
     for name in (LAST, PREVIOUS):
         try:
             content = load(folder / name, device)
-        except UserError:
+        except UserError as error:
+            if (folder / name).exists():
+                log.warning("%s; it is left aside", error)
             continue
         _expect(content, folder / name, key)
         return content

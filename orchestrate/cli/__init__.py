@@ -42,8 +42,14 @@ def common(
     ctx: typer.Context,
     runs: RunsOption = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a mistake.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     """Options before the command are the command's too."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(f"parapet {version_of('parapet')}")
+        raise typer.Exit
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
     if runs is not None:

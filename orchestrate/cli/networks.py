@@ -79,6 +79,7 @@ def export(
     """Write the weights of a trial's best network as safetensors, and say how to load them."""
     import json
 
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from training.checkpoint import load_network
@@ -90,7 +91,10 @@ def export(
         raise UserError(f"--output: there is no folder {file.parent}")
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     about = {"key": trial.key, "spec": spec.dump(), "facts": {n: facts[n] for n in sorted(facts)}}
-    save_file(weights, file, metadata={name: json.dumps(value) for name, value in about.items()})
+    try:
+        save_file(weights, file, metadata={name: json.dumps(value) for name, value in about.items()})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"--output: {file} cannot be written: {error}") from None
     print(f"{file} ({sum(t.numel() for t in weights.values()):,} numbers). To load it:\n")
     print(_loading(file, spec, facts))
 

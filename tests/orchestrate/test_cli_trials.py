@@ -137,6 +137,27 @@ def test_evaluate_elsewhere_leaves_no_file(capsys, trial, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_evaluate_on_other_images_leaves_the_trials_verdicts_alone(capsys, trial):
+    """The same data section, so the same evaluation, but for where the images lie and what they show."""
+    import numpy as np
+
+    best = trial.checkpoints / "best.pt"
+    images, labels = np.zeros((80, 8, 8), np.uint8), np.arange(80) % 10
+    np.savez("own.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    before = {file: file.read_bytes() for file in trial.outcomes.iterdir()}
+    other = "data={name: npz, root: own.npz, train_size: null, test_size: null}"
+    out = shown(capsys, "evaluate", best, other, "--attacks", "pgd", "--images", "20")
+    assert "per image" not in out
+    assert {file: file.read_bytes() for file in trial.outcomes.iterdir()} == before
+
+
+def test_evaluate_of_a_foreign_checkpoint_is_no_verdict_on_the_trial(capsys, trial, runs):
+    stray = runs.trial("f" * 16)
+    shutil.copytree(trial.path, stray.path)
+    out = shown(capsys, "evaluate", stray.checkpoints / "best.pt", "--attacks", "pgd", "--images", "20")
+    assert "per image" not in out
+
+
 def test_evaluate_refuses_what_cannot_be(capsys, trial, tmp_path):
     best = trial.checkpoints / "best.pt"
     (tmp_path / "cut.pt").write_bytes(best.read_bytes()[:-100])
@@ -177,6 +198,7 @@ def test_the_three_lines_that_export_prints_load_the_network(capsys, trial, tmp_
         assert trial.key in file.metadata()["key"]
         assert '"pgd-at"' in file.metadata()["spec"]
     assert "no folder" in refused(capsys, "export", trial.key, "-o", "nowhere/w.safetensors")
+    assert "cannot be written" in refused(capsys, "export", trial.key, "-o", str(tmp_path))
 
 
 def test_stop_asks_a_live_trial_and_says_when_nothing_runs(capsys, trial):

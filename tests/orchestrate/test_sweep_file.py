@@ -72,6 +72,7 @@ def test_probes_hold_every_listed_value_and_both_ends():
         ("seeds: [0, 1]", "seeds: [0, 1", "line 4, column 5: malformed YAML:"),
         ("seeds: [0, 1]", "name: twice", "line 3, column 1: malformed YAML: the key 'name' is there twice"),
         ("name: digits\n", "", "name: is missing"),
+        ("name: digits\n", "nmae: digits\n", "nmae: unknown field (did you mean 'name'?)"),
         ("name: digits\n", "name: a/b\n", "name: should begin with a letter or digit"),
         ("name: digits\n", "name: [1]\n", "name: should be a text, got [1]"),
         ("seeds: [0, 1]", "seeds: [0, -1]", "seeds[1]: should be greater than or equal to 0, got -1"),

@@ -201,7 +201,7 @@ def test_a_checkpoint_is_an_ordinary_torch_file(tmp_path, digits):
 
 
 @pytest.mark.parametrize("keep", [0, 10, 500, -1])
-def test_a_truncated_checkpoint_is_refused_by_name_and_the_one_before_it_used(tmp_path, digits, keep):
+def test_a_truncated_checkpoint_is_refused_by_name_and_the_one_before_it_used(tmp_path, digits, keep, caplog):
     with pytest.raises(Stopped):
         train(spec_of(), digits, tmp_path, stop_after(2))
     with pytest.raises(Stopped):
@@ -211,6 +211,7 @@ def test_a_truncated_checkpoint_is_refused_by_name_and_the_one_before_it_used(tm
     with pytest.raises(UserError, match=r"last\.pt: is truncated"):
         checkpoint.load(last)
     assert checkpoint.position(tmp_path, "k") == (0, 2)
+    assert "last.pt: is truncated" in caplog.text  # what was lost is said
     train(spec_of(), digits, tmp_path)
     train(spec_of(), digits, tmp_path / "whole")
     assert_same(tensors(tmp_path / "whole"), tensors(tmp_path))
