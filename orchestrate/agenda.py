@@ -76,6 +76,7 @@ class Agenda:
         self.running: dict[str, Row] = {}  # by key
         self.failed: dict[str, str] = {}  # keys that failed under this driver, with the reason
         self.trained: set[str] = set()  # helpers
+        self.over = False
         self._followers: dict[str, Follower] = {}
         self._recall()
 
@@ -97,7 +98,9 @@ class Agenda:
             if len(self.waiting) >= self.room:
                 return Pause.WAIT
             if not self._plan_more():
-                return Pause.WAIT if self.waiting else Pause.OVER
+                self.over = not self.waiting
+                self._settle_helpers()
+                return Pause.OVER if self.over else Pause.WAIT
 
     def put_back(self, row: Row) -> None:
         """Undo ``next``: the row was not needed after all."""
@@ -129,6 +132,19 @@ class Agenda:
             if report["mine"]:
                 ask_to_stop(self.runs.trial(row.key), "pruned")
             self._close(row, "pruned")
+        self._settle_helpers()
+
+    def _settle_helpers(self) -> None:
+        """Close the rows of helpers that were trained as another row or by another sweep, once nothing more comes."""
+        for row in self.rows.values():
+            if not self.over or row.role != "helper" or row.state != "open" or row.key in self.running:
+                continue
+            if self._trained(row.key):
+                self._set(row, "finished")
+            elif row.key in self.failed:
+                self._set(row, "failed", self.failed[row.key])
+            else:
+                self._set(row, "pruned", DROPPED)
 
     def _recall(self) -> None:
         """Take up what an earlier driver left."""
@@ -253,9 +269,6 @@ class Agenda:
         self._set(row, state, reason)
         if state == "failed":
             self.failed[row.key] = reason
-        for twin in self.rows.values():  # the row of a helper that the sweep wants in its own right, too
-            if twin.key == row.key and twin.role == "helper" and twin.state == "open" and state != "pruned":
-                self._set(twin, "finished" if self._trained(row.key) else state, reason)
         for group in self.groups.values():
             if any(own is row for own in group.rows.values()):
                 self._tell(group)

@@ -271,6 +271,16 @@ def test_a_helpers_own_row_ends_with_the_trial_that_it_is(runs: Runs) -> None:
     assert [row.state for row in ledger.read(agenda.file)] == ["finished"] * 3
 
 
+def test_a_helper_that_another_sweep_trained_meanwhile_is_finished(runs: Runs) -> None:
+    sweep = sweep_of(method("hat"), method("pgd-at"))
+    helper = agenda_of(sweep, runs).next()
+    assert isinstance(helper, Row)
+    agenda = agenda_of(sweep, runs)
+    perform(agenda, helper)
+    assert run_all(agenda) == ["hat-0", "pgd-at-0"]
+    assert {row.key: row.state for row in ledger.read(agenda.file)}["standard-0"] == "finished"
+
+
 def test_a_trial_that_is_pruned_is_trained_to_its_end_where_it_is_a_helper(runs: Runs) -> None:
     agenda = agenda_of(sweep_of(method("standard"), method("hat")), runs)
     row = agenda.next()
