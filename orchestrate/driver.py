@@ -204,7 +204,6 @@ class _Driver:
             driver=me(),
             stop_file=str(self.folder.stop_file),
             replay=row.state != "open",
-            judged=row.role != "helper",
         )
 
 

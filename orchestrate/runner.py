@@ -44,7 +44,6 @@ class Task:
         driver: the sweep's; nothing is submitted once it is dead.
         stop_file: nor when this file is there.
         replay: only tell what has happened so far.
-        judged: tell validation accuracies; without them a scheduler cannot end the trial early.
     """
 
     runs: str
@@ -60,7 +59,6 @@ class Task:
     driver: Process | None = None
     stop_file: str = ""
     replay: bool = False
-    judged: bool = True
 
 
 class Runner:
@@ -125,8 +123,7 @@ class Runner:
                     self.ending, self.followed = None, self.own is None
                 case "epoch":
                     self.losses = 0
-                    names = ("val/clean", "val/robust") if self.task.judged else ()
-                    self.reports.append(self._report("running", _numbers(event, *names)))
+                    self.reports.append(self._report("running", _numbers(event, "val/clean", "val/robust")))
                 case "evaluating":
                     self.losses = 0
                 case "evaluated":

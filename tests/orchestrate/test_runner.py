@@ -55,13 +55,6 @@ def test_every_epoch_and_evaluation_is_reported_once_and_the_end_last(trial: Tri
     assert not trial.lock_file.exists()
 
 
-def test_what_must_not_be_judged_is_reported_without_accuracies(trial: TrialDir) -> None:
-    write_script(trial, {"epochs": 2})
-    reports = to_the_end(runner(trial, judged=False))
-    assert [report["epoch"] for report in reports] == [1, 2, 2]
-    assert not any("val/robust" in report for report in reports)
-
-
 def test_a_replay_tells_what_was_and_starts_nothing(trial: TrialDir) -> None:
     write_script(trial, {"epochs": 2, "end": "diverged"})
     to_the_end(runner(trial))
