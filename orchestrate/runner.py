@@ -23,6 +23,7 @@ from orchestrate.events import Event, Follower, Story, attempts
 from orchestrate.locks import Lock, LockHeld, Watch
 from orchestrate.reaper import KEY, TOKEN
 from orchestrate.runs import Runs, TrialDir, write_whole
+from orchestrate.trial import FULL
 
 LOSSES = 3  # times in a row that a job may be lost without having got anywhere
 RETRIED = ("crash", "memory")  # failures that may be the machine's fault
@@ -187,7 +188,7 @@ class Runner:
         except LockHeld:
             self.followed = True
         except OSError as error:
-            return _failed("disk", f"cannot be submitted: {error}")
+            return _failed("disk" if error.errno in FULL else "crash", f"cannot be submitted: {error}")
         return None
 
     def _judge(self) -> Report | None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from training.spec import TrialSpec
 
 FINISHED, FAILED, HELD, STOPPED = 0, 1, 75, 76  # exit codes; 75 is sysexits' "try again later"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, or the largest file that is allowed
 GRACE_S = 30.0  # most time between being asked to end and having ended
 _LOOK_S = 0.5  # between two looks at the stop file
 
@@ -153,7 +154,7 @@ def failure(error: Exception) -> tuple[str, str]:
         return "diverged", reason
     if isinstance(error, UserError):
         return "input", reason
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in FULL:
         return "disk", reason
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _no_memory(error):
         return "memory", reason or "out of memory"
