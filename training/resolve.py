@@ -9,7 +9,7 @@ from training.judge import STEPS
 from training.models import MODELS
 from training.recipes import MODIFIERS, RECIPES, build
 from training.schedules import SCHEDULES
-from training.spec import AttackSpec, Choice, TrialSpec
+from training.spec import AttackSpec, Choice, TrialSpec, overlay
 from training.stages import PGD
 
 
@@ -63,19 +63,6 @@ def helper_spec(spec: TrialSpec, name: str, overrides: Mapping[str, Any]) -> Tri
     """
     facts = spec.dump() | {"method": {"name": name}, "helpers": {}, "seed": 0}
     return TrialSpec.model_validate(overlay(facts, overrides))
-
-
-def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries, ``over`` on top. Naming another method, model or schedule drops the old one's parameters."""
-    merged = dict(base)
-    for name, given in over.items():
-        below = merged.get(name)
-        if isinstance(given, Mapping) and isinstance(below, Mapping):
-            renamed = "name" in given and given["name"] != below.get("name")
-            merged[name] = dict(given) if renamed and name != "data" else overlay(below, given)
-        else:
-            merged[name] = given
-    return merged
 
 
 def cost(spec: TrialSpec, images: int) -> float:

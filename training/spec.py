@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -51,9 +52,41 @@ class Choice(BaseModel):
 
 
 class MethodChoice(Choice):
-    """A recipe, its parameters, and modifiers applied in written order (``with: {wa: {decay: 0.995}}``)."""
+    """A recipe, its parameters, and modifiers applied in written order (``with: {wa: {decay: 0.995}}``).
+
+    ``hat+awp+wa`` is short for ``{name: hat, with: {awp: {}, wa: {}}}``; parameters may stand beside such a name, and
+    modifiers written out under ``with`` come after those of the name (or give them their parameters).
+    """
 
     with_: dict[str, dict[str, Any]] = Field(default_factory=dict, alias="with")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, given: Any) -> Any:
+        return spelt_out(given)
+
+
+def spelt_out(method: Any) -> Any:
+    """``"hat+awp"``, or a section with such a name, as the section that it is short for; anything else unchanged."""
+    section = {"name": method} if isinstance(method, str) else method
+    if (
+        not isinstance(section, dict)
+        or not isinstance(section.get("name"), str)
+        or "+" not in section["name"]
+    ):
+        return section
+    name, *added = (part.strip() for part in section["name"].split("+"))
+    written = section.get("with") or {}
+    if not isinstance(written, dict):
+        return section
+    return section | {"name": name, "with": dict.fromkeys(added, {}) | written}
+
+
+class ExtraSpec(Part):
+    """Images beside the data set's own: pseudo-labelled (RST's pickle) or generated (an .npz)."""
+
+    path: str = Field(description="the file; its contents are part of the trial's key, its place is not")
+    share: float = Field(gt=0, lt=1, description="of every minibatch, so much are extra images")
 
 
 class DataSpec(Part):
@@ -65,7 +98,15 @@ class DataSpec(Part):
     test_size: int | None = Field(None, ge=1, description="use only the first so many test images")
     val: float = Field(0.1, gt=0, lt=1, description="share of the training images held out for selection")
     split_seed: int = Field(0, ge=0, description="which images are held out; independent of the trial's seed")
-    augment: Literal["none", "crop-flip"] = "none"
+    augment: Literal["none", "crop-flip", "resized-crop"] = Field(
+        "none",
+        description="crop-flip: pad by 4, crop, mirror; resized-crop: a random part of a file's image, scaled"
+        " (image folders only)",
+    )
+    size: int | None = Field(
+        None, ge=8, le=512, description="pixels of a side, where the data set can be had in several sizes"
+    )
+    extra: ExtraSpec | None = None
 
 
 class AttackSpec(Part):
@@ -99,7 +140,12 @@ class TrainSpec(Part):
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
+    decay_norms: bool = Field(
+        True, description="does weight decay reach BatchNorm's weights and all biases too?"
+    )
     validate_every: int = Field(1, ge=1, description="epochs between two looks at the validation split")
+    validate_steps: int = Field(20, ge=1, description="of the PGD that the best epoch is chosen by")
+    validate_loss: Literal["ce", "margin"] = Field("ce", description="what that PGD increases")
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
@@ -123,6 +169,18 @@ class TrialSpec(Part):
         description="networks that the method needs: overrides of a trial of their own, or {path: FILE} or"
         " {run: RUN_ID}; resolved: {key: KEY} or {path: FILE, digest: SHA256}",
     )
+    imports: dict[str, str] = Field(
+        default_factory=dict,
+        description="a user's own files that the spec's names come from, by name; resolved: SHA-256 of each",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_top_of_its_setup(cls, given: Any) -> Any:
+        """``setup: NAME`` stands for a paper's training recipe; whatever else is written is laid over it."""
+        from training.setups import laid_over
+
+        return laid_over(given) if isinstance(given, dict) and "setup" in given else given
 
     def dump(self) -> dict[str, Any]:
         """Plain data, as written to ``spec.yaml`` and read back by ``TrialSpec.model_validate``."""
@@ -132,6 +190,8 @@ class TrialSpec(Part):
         """What the key digests: the resolved spec, contents instead of paths."""
         facts = self.dump()
         facts["data"].pop("root")
+        if facts["data"]["extra"]:
+            facts["data"]["extra"].pop("path")
         facts["data"]["digest"] = data_digest
         facts["method"]["with"] = [[name, given] for name, given in self.method.with_.items()]
         facts["helpers"] = {
@@ -142,6 +202,19 @@ class TrialSpec(Part):
     def key(self, data_digest: str) -> str:
         """16 hexadecimal digits that stand for the result of this spec on this data."""
         return digest_of(self.identity(data_digest))
+
+
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries, ``over`` on top. Naming another method, model or schedule drops the old one's parameters."""
+    merged = dict(base)
+    for name, given in over.items():
+        below = merged.get(name)
+        if isinstance(given, Mapping) and isinstance(below, Mapping):
+            renamed = "name" in given and given["name"] != below.get("name")
+            merged[name] = dict(given) if renamed and name != "data" else overlay(below, given)
+        else:
+            merged[name] = given
+    return merged
 
 
 def digest_of(facts: Any) -> str:
