@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from training import extensions
 from training.errors import UserError
 from training.models import build as build_model
 from training.recipes import build as build_method
@@ -126,18 +127,22 @@ def load_network(
     Facts: ``key``, ``classes``, ``shape`` (C, H, W), ``epoch`` (that the weights are of), ``mean``, ``std``.
 
     Raises:
-        UserError: as :func:`load`.
+        UserError: as :func:`load`, or it needs a user's own file that nobody has loaded.
     """
     content = load(file, device)
     spec = TrialSpec.model_validate(content["spec"])
+    extensions.expect(spec.imports, str(file))
     facts = content["facts"]
+    method = build_method(spec.method, spec.attack)
     network = build_model(
-        spec.model, tuple(facts["shape"]), facts["classes"], tuple(facts["mean"]), tuple(facts["std"])
+        spec.model,
+        tuple(facts["shape"]),
+        facts["classes"],
+        tuple(facts["mean"]),
+        tuple(facts["std"]),
+        method.head,
     )
-    if "network" in content:
-        state = content["network"]
-    else:
-        state = content["networks"][build_method(spec.method, spec.attack).evaluate]
+    state = content["network"] if "network" in content else content["networks"][method.evaluate]
     network.load_state_dict(state)
     network.to(device).eval()
     return network, spec, facts | {"key": content["key"], "epoch": content["epoch"]}

@@ -12,20 +12,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
 from training import checkpoint
 from training.data import Dataset, Images, split
 from training.data.batches import Batches
-from training.errors import Diverged, Stopped
+from training.errors import Diverged, Stopped, UserError
 from training.judge import Judge
 from training.method import Method
 from training.models import build as build_model
+from training.models.heads import Head
 from training.precision import Forward
 from training.randomness import generator, seed_of
 from training.recipes import build as build_method
 from training.schedules import build as build_schedule
-from training.spec import TrialSpec
+from training.spec import Choice, TrialSpec
 from training.views import Moment
 
 Event = dict[str, Any]
@@ -115,7 +117,7 @@ class Training:
         # Algorithms chosen by timing would make a resumed run differ from an uninterrupted one on a GPU.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.method: Method = build_method(spec.method, spec.attack)
-        self.schedule = build_schedule(spec.train.schedule, spec.train.lr)
+        self.rates = build_schedule(spec.train.schedule, spec.train.lr)
         self.forward = Forward(spec.train, device)
         self.facts = {
             "shape": list(data.train.images.shape[1:]),
@@ -124,8 +126,9 @@ class Training:
             "std": list(data.std),
         }
         self.networks = self._networks(data, helpers)
+        self.state: dict[str, Tensor] = {}
         self.optimizer = SGD(
-            list(self._trained_weights()),
+            self._groups(),
             lr=spec.train.lr,
             momentum=spec.train.momentum,
             nesterov=spec.train.nesterov,
@@ -181,9 +184,19 @@ class Training:
         now = Moment(self.epoch, self.step, len(self.batches), train.epochs)
         draw = generator(seed, "augmentation", self.epoch, self.step, self.device)
         x, y = self.batches.batch(order, self.step, draw)
-        self.optimizer.param_groups[0]["lr"] = self.schedule(now)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rates.lr(now)
+            if self.rates.momentum is not None:
+                group["momentum"] = self.rates.momentum(now)
         log = self.method.step(
-            self.networks, self.optimizer, x, self.labels[y], now, forward=self.forward, seed=seed
+            self.networks,
+            self.optimizer,
+            x,
+            self.labels[y],
+            now,
+            forward=self.forward,
+            seed=seed,
+            state=self.state,
         )
         for name, value in log.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -233,6 +246,7 @@ class Training:
             "complete": self.complete,
             "networks": {name: net.state_dict() for name, net in self.networks.items() if self._moves(name)},
             "optimizer": self.optimizer.state_dict(),
+            "state": {name: tensor.detach() for name, tensor in self.state.items()},
             "sums": self.sums,
             "seconds": self.seconds,
             "best": self.best,
@@ -248,6 +262,7 @@ class Training:
         for name, state in content["networks"].items():
             self.networks[name].load_state_dict(state)
         self.optimizer.load_state_dict(content["optimizer"])
+        self.state.update(content["state"])
         self.epoch, self.step = content["epoch"], content["step"]
         self.sums, self.seconds, self.best = content["sums"], content["seconds"], content["best"]
         self.complete = content["complete"]
@@ -270,29 +285,61 @@ class Training:
         return {"event": "checkpoint"} | facts
 
     def _networks(self, data: Dataset, helpers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-        train = self.spec.train
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.spec.seed, "initialisation"))
-            shape = data.train.images.shape
-            student: nn.Module = build_model(
-                self.spec.model, (shape[1], shape[2], shape[3]), data.classes, data.mean, data.std
-            )
-        form = torch.channels_last if train.channels_last else torch.contiguous_format
+        form = torch.channels_last if self.spec.train.channels_last else torch.contiguous_format
+        student = self._network(self.spec.model, "initialisation", data, self.method.head)
+        if self.method.start is not None:
+            _begin_from(helpers[self.method.start.name], student, self.method.start.name)
         student = _placed(student, self.device, form).train()
         networks = {"student": student}
         for name, guide in self.method.guides.items():
-            networks[name] = _placed(guide.make(student, helpers), self.device, form)
+
+            def build(
+                model: str | None, parameters: Mapping[str, Any], purpose: str = f"initialisation.{name}"
+            ) -> nn.Module:
+                own = self.spec.model if model is None else Choice(name=model, **parameters)
+                return self._network(own, purpose, data)
+
+            networks[name] = _placed(guide.make(student, helpers, build), self.device, form)
         return networks
 
-    def _trained_weights(self) -> Iterator[nn.Parameter]:
-        yield from self.networks["student"].parameters()
-        for name, guide in self.method.guides.items():
-            if guide.trains:
-                yield from self.networks[name].parameters()
+    def _network(self, model: Choice, purpose: str, data: Dataset, head: Head | None = None) -> nn.Module:
+        """A network with weights that (seed, purpose) stand for."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.spec.seed, purpose))
+            _, c, h, w = data.train.images.shape
+            return build_model(model, (c, h, w), data.classes, data.mean, data.std, head)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """What the optimiser moves: each weight once, and apart what weight decay leaves out."""
+        trained = [self.networks["student"]]
+        trained += [self.networks[name] for name, guide in self.method.guides.items() if guide.trains]
+        norms = {
+            id(p)
+            for network in trained
+            for module in network.modules()
+            if isinstance(module, _BatchNorm)
+            for p in module.parameters()
+        }
+        weights = list({id(p): p for network in trained for p in network.parameters()}.values())
+        if self.spec.train.decay_norms:
+            return [{"params": weights}]
+        return [
+            {"params": [p for p in weights if id(p) not in norms]},
+            {"params": [p for p in weights if id(p) in norms], "weight_decay": 0.0},
+        ]
 
     def _moves(self, name: str) -> bool:
         """Is the network part of what resuming needs? A helper is not: it is loaded from where it came."""
-        return name == "student" or self.method.guides[name].helper is None
+        return name == "student" or not self.method.guides[name].helpers
+
+
+def _begin_from(trained: nn.Module, student: nn.Module, name: str) -> None:
+    """Give the student the weights of a trained network of the same shape."""
+    try:
+        student.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        why = str(error).partition("\n")[2].strip().partition("\n")[0]
+        raise UserError(f"helpers.{name}: is another network than the one to train: {why}") from None
 
 
 def _placed(network: nn.Module, device: torch.device, form: torch.memory_format) -> nn.Module:

@@ -1,20 +1,24 @@
-"""How an epoch is judged: clean and PGD-20 accuracy on held-out images."""
+"""How an epoch is judged: clean and PGD accuracy on held-out images.
+
+PGD-20 on cross-entropy from a uniform start, steps of eps / 4, unless the spec says otherwise (Rice et al. 2020 select
+this way).
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from training.batchnorm import searching
 from training.data import Images
 from training.errors import Diverged
 from training.randomness import seed_of
 from training.spec import TrialSpec
-from training.stages import PGD, searching
-from training.terms import CE
+from training.stages import PGD
+from training.terms import CE, Margin
 from training.threat import ball
 from training.views import Forward, Moment, Views
 
-STEPS = 20  # PGD on cross-entropy from a uniform start, steps of eps / 4 (Rice et al. 2020 select this way)
 BATCH = 512
 
 
@@ -29,7 +33,9 @@ class Judge:
         self.labels = held_out.labels.to(device)
         self.classes = classes
         self.form = torch.channels_last if spec.train.channels_last else torch.contiguous_format
-        self.search = PGD(ball(spec.attack), CE("adv"), STEPS, spec.attack.eps / 4, "uniform", "eval")
+        goal = CE("adv") if spec.train.validate_loss == "ce" else Margin("adv")
+        steps = spec.train.validate_steps
+        self.search = PGD(ball(spec.attack), goal, steps, spec.attack.eps / 4, "uniform", "eval")
 
     def __call__(self, network: nn.Module, epoch: int) -> dict[str, float]:
         """``val/clean`` and ``val/robust``: shares of held-out images that the network gets right, in [0, 1].

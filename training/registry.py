@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -51,9 +52,22 @@ def in_words(error: ErrorDetails) -> str:
     return f"{message[0].lower()}{message[1:]}{got}"
 
 
+class Origin(NamedTuple):
+    """A user's own file: its name, and the SHA-256 of its contents."""
+
+    name: str
+    digest: str
+
+
+ORIGIN: ContextVar[Origin | None] = ContextVar("origin", default=None)  # the file that is being loaded
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One registered function: what it builds, where it comes from, and the parameters a spec may set."""
+    """One registered function: what it builds, where it comes from, and the parameters a spec may set.
+
+    ``origin`` is the user's own file that registered it; None for what parapet has itself.
+    """
 
     name: str
     build: Callable[..., Any]
@@ -61,6 +75,7 @@ class Entry:
     helpers: tuple[str, ...] = ()
     parameters: Mapping[str, inspect.Parameter] = field(default_factory=dict)
     hints: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
 
     @property
     def summary(self) -> str:
@@ -99,15 +114,18 @@ class Registry:
     def register(
         self, name: str, *, source: str = "", helpers: tuple[str, ...] = ()
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Decorator. The function stays as it was."""
+        """Decorator. The function stays as it was. Raises UserError for a name that is taken."""
 
         def enter(build: Callable[..., Any]) -> Callable[..., Any]:
-            assert name not in self.entries, f"{self.what} '{name}' is registered twice"
+            if name in self.entries:
+                taken = self.entries[name]
+                by = taken.origin.name if taken.origin else taken.build.__module__
+                raise UserError(f"{self.what} '{name}' is registered already, by {by}; choose another name")
             hints = get_type_hints(build, include_extras=True)
             parameters = {
                 p.name: p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY
             }
-            self.entries[name] = Entry(name, build, source, helpers, parameters, hints)
+            self.entries[name] = Entry(name, build, source, helpers, parameters, hints, ORIGIN.get())
             return build
 
         return enter

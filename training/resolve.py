@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from training.judge import STEPS
+from training.errors import UserError
+from training.guides import Helper
 from training.models import MODELS
 from training.recipes import MODIFIERS, RECIPES, build
 from training.schedules import SCHEDULES
 from training.spec import AttackSpec, Choice, TrialSpec, overlay
-from training.stages import PGD
 
 
 def resolve(spec: TrialSpec, where: str = "spec") -> TrialSpec:
@@ -37,7 +37,12 @@ def resolve(spec: TrialSpec, where: str = "spec") -> TrialSpec:
         schedule.parameters, f"{at}train.schedule"
     )
     resolved = TrialSpec.model_validate(facts)
-    if not build(resolved.method, resolved.attack).stages:
+    built = build(resolved.method, resolved.attack)
+    if built.extra and resolved.data.extra is None:
+        raise UserError(
+            f"{at}data.extra: '{spec.method.name}' trains on extra images, give them as {{path: FILE, share: 0.5}}"
+        )
+    if not any(stage.passes for stage in built.stages) and built.replays == 1:
         # Nothing searches in training: how the others search must not make this another trial.
         plain = {"norm": spec.attack.norm, "eps": spec.attack.eps}
         resolved = resolved.model_copy(update={"attack": AttackSpec.model_validate(plain)})
@@ -49,19 +54,20 @@ def formula(spec: TrialSpec) -> str:
     return build(spec.method, spec.attack).formula
 
 
-def needed_helpers(spec: TrialSpec) -> tuple[str, ...]:
-    """Names of the trained networks that the method of a resolved spec reads."""
-    guides = build(spec.method, spec.attack).guides.values()
-    return tuple(guide.helper for guide in guides if guide.helper is not None)
+def needed_helpers(spec: TrialSpec) -> tuple[Helper, ...]:
+    """The trained networks that the method of a resolved spec reads."""
+    return build(spec.method, spec.attack).helpers
 
 
-def helper_spec(spec: TrialSpec, name: str, overrides: Mapping[str, Any]) -> TrialSpec:
+def helper_spec(spec: TrialSpec, helper: Helper, overrides: Mapping[str, Any]) -> TrialSpec:
     """The trial of a helper network (not yet resolved).
 
-    Standard training with the trial's own data, model, recipe and threat model, but always seed 0, so that trials
-    which differ only in seed or method share one helper. ``overrides`` is laid over that.
+    Trained by the helper's method with the trial's own data, model, recipe and threat model, but always with the
+    helper's seed, so that trials which differ only in seed or method share one. ``overrides`` is laid over that.
     """
-    facts = spec.dump() | {"method": {"name": name}, "helpers": {}, "seed": 0}
+    facts = spec.dump() | {"method": {"name": helper.method}, "helpers": {}, "seed": helper.seed}
+    if helper.method == "standard":
+        facts["data"]["extra"] = None
     return TrialSpec.model_validate(overlay(facts, overrides))
 
 
@@ -71,9 +77,6 @@ def cost(spec: TrialSpec, images: int) -> float:
     A forward counts one, a backward two, a gradient with respect to the input alone one.
     """
     method = build(spec.method, spec.attack)
-    points = {at for _, term in method.objective.terms for at in term.reads}
-    search = sum(2 * stage.steps + 1 for stage in method.stages if isinstance(stage, PGD))
-    step = search + 3 * len(points) + len(method.guides)
     share = 1.0 if spec.selection == "test" else 1 - spec.data.val
-    judged = (1 - share) * (2 * STEPS + 1) / spec.train.validate_every
-    return spec.train.epochs * images * (share * step + judged) / 1e6
+    judged = (1 - share) * (2 * spec.train.validate_steps + 1) / spec.train.validate_every
+    return spec.train.epochs * images * (share * method.passes + judged) / 1e6

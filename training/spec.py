@@ -79,7 +79,7 @@ def spelt_out(method: Any) -> Any:
     written = section.get("with") or {}
     if not isinstance(written, dict):
         return section
-    return section | {"name": name, "with": dict.fromkeys(added, {}) | written}
+    return section | {"name": name, "with": {part: {} for part in added} | written}
 
 
 class ExtraSpec(Part):

@@ -25,6 +25,9 @@ class Ball(Protocol):
         """The projection onto the ball around images ``x`` [N, C, H, W] and [0, 1]: what is the same at every step
         of a search is computed once."""
 
+    def limit(self, noise: Tensor) -> Tensor:
+        """The nearest perturbation of the radius, whatever the image: [N, C, H, W]."""
+
     def direction(self, grad: Tensor) -> Tensor:
         """The unit step of steepest ascent for a gradient [N, C, H, W]."""
 
@@ -42,6 +45,9 @@ class Linf:
         low, high = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
         return lambda x_adv: torch.clamp(x_adv, low, high)
 
+    def limit(self, noise: Tensor) -> Tensor:
+        return noise.clamp(-self.eps, self.eps)
+
     def direction(self, grad: Tensor) -> Tensor:
         return grad.sign()
 
@@ -58,10 +64,12 @@ class L2:
     def around(self, x: Tensor) -> Projection:
         def project(x_adv: Tensor) -> Tensor:
             # Clipping to [0, 1] moves every pixel towards x, which lies there, so it cannot leave the ball again.
-            move = x_adv - x
-            return (x + move * (self.eps / _norms(move)).clamp(max=1)).clamp(0, 1)
+            return (x + self.limit(x_adv - x)).clamp(0, 1)
 
         return project
+
+    def limit(self, noise: Tensor) -> Tensor:
+        return noise * (self.eps / _norms(noise)).clamp(max=1)
 
     def direction(self, grad: Tensor) -> Tensor:
         return grad / _norms(grad)

@@ -6,12 +6,13 @@ ask for it, so a ten-step TRADES search is eleven forwards, not twenty.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from training.batchnorm import untracked
 from training.randomness import generator
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
@@ -70,9 +71,10 @@ class Views:
         now: the moment that schedules and random draws depend on.
         forward: how logits are computed (precision, compilation); see :mod:`training.precision`.
         seed: of the trial; random draws depend on it, on ``now`` and on their purpose, on nothing else.
+        state: tensors that stages keep from one minibatch to the next, by name; checkpoints hold them.
     """
 
-    __slots__ = ("forward", "networks", "now", "seed", "seen", "targets")
+    __slots__ = ("forward", "networks", "now", "seed", "seen", "state", "targets", "together", "unseen")
 
     def __init__(
         self,
@@ -82,6 +84,7 @@ class Views:
         now: Moment,
         forward: Forward = plain_forward,
         seed: int = 0,
+        state: MutableMapping[str, Tensor] | None = None,
     ) -> None:
         self.networks = networks
         self.seen = {name: Seen(images) for name, images in points.items()}
@@ -89,6 +92,9 @@ class Views:
         self.now = now
         self.forward = forward
         self.seed = seed
+        self.state = {} if state is None else state
+        self.together: tuple[tuple[str, ...], ...] = ()
+        self.unseen: frozenset[str] = frozenset()
 
     def points(self, name: str) -> Tensor:
         """Images [N, C, H, W] at a point."""
@@ -98,12 +104,25 @@ class Views:
         """Logits [N, K] at a point by a network; computed at the first call."""
         seen = self.seen[at]
         if by not in seen.logits:
-            if seen.constant:
-                with torch.no_grad():
-                    seen.logits[by] = self.forward(self.networks[by], seen.images)
-            else:
-                seen.logits[by] = self.forward(self.networks[by], seen.images)
+            for group in self.together:
+                if at in group:
+                    self._forward_as_one(group, by)
+                    return seen.logits[by]
+            network = self.networks[by]
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not seen.constant):
+                if at in self.unseen:
+                    with untracked(network):
+                        seen.logits[by] = self.forward(network, seen.images)
+                else:
+                    seen.logits[by] = self.forward(network, seen.images)
         return seen.logits[by]
+
+    def _forward_as_one(self, group: tuple[str, ...], by: str) -> None:
+        """Points that BatchNorm sees as one batch, in the group's order."""
+        images = torch.cat([self.seen[name].images for name in group])
+        parts = self.forward(self.networks[by], images).chunk(len(group))
+        for name, logits in zip(group, parts, strict=True):
+            self.seen[name].logits[by] = logits
 
     def log_probs(self, at: str, by: str = "student") -> Tensor:
         """Log-softmax of the logits, [N, K]; computed at the first call."""
@@ -133,6 +152,19 @@ class Views:
             {name: Seen(seen.images, name in constant) for name, seen in self.seen.items()}, self.targets
         )
 
+    def outer(
+        self, together: tuple[tuple[str, ...], ...] = (), unseen: frozenset[str] = frozenset()
+    ) -> Views:
+        """Fresh views for the loss that moves the weights.
+
+        Args:
+            together: groups of points that are forwarded as one batch.
+            unseen: points whose forward leaves running statistics alone.
+        """
+        views = self.fresh()
+        views.together, views.unseen = together, unseen
+        return views
+
     def random(self, purpose: str) -> torch.Generator:
         """A generator on the images' device for one purpose at this moment."""
         device = self.seen["clean"].images.device
@@ -140,11 +172,8 @@ class Views:
 
     def _with(self, seen: dict[str, Seen], targets: dict[str, Tensor]) -> Views:
         views = Views.__new__(Views)
-        views.networks, views.now, views.forward, views.seed = (
-            self.networks,
-            self.now,
-            self.forward,
-            self.seed,
-        )
+        views.networks, views.now, views.forward = self.networks, self.now, self.forward
+        views.seed, views.state = self.seed, self.state
+        views.together, views.unseen = self.together, self.unseen
         views.seen, views.targets = seen, targets
         return views

@@ -68,7 +68,7 @@ class Network(nn.Module):
         super().__init__()
         self.normalise = Normalise(inputs.mean, inputs.std) if normalize == "data" else nn.Identity()
         self.body = body
-        self.head = nn.Linear(width, inputs.classes)
+        self.head: nn.Module = nn.Linear(width, inputs.classes)
 
     def features(self, x: Tensor) -> Tensor:
         """What the head sees of images x in [0, 1]: [N, D]."""
