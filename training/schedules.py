@@ -73,6 +73,12 @@ def multistep(lr: float, *, milestones: tuple[int, ...], factor: Share = 0.1) ->
     return lambda now: lr * factor ** sum(now.epoch >= epoch for epoch in milestones)
 
 
+@SCHEDULES.register("triangle", source="Smith 2017; as in Wong et al. 2020's program")
+def triangle(lr: float, *, peak: Share = 0.5) -> Schedule:
+    """From 0 to lr in the first ``peak`` of all steps, and back to 0, in straight lines."""
+    return lambda now: lr * min(now.progress / peak, (1 - now.progress) / (1 - peak))
+
+
 @SCHEDULES.register("cosine", source="Loshchilov and Hutter 2017, Eq. 5, without restarts, per step")
 def cosine(lr: float) -> Schedule:
     """From lr to 0 as half a cosine."""

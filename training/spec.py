@@ -96,7 +96,9 @@ class DataSpec(Part):
     root: str | None = None
     train_size: int | None = Field(None, ge=1, description="use only the first so many training images")
     test_size: int | None = Field(None, ge=1, description="use only the first so many test images")
-    val: float = Field(0.1, gt=0, lt=1, description="share of the training images held out for selection")
+    val: Annotated[float, BeforeValidator(fraction)] = Field(
+        0.1, gt=0, lt=1, description="share of the training images held out for selection"
+    )
     split_seed: int = Field(0, ge=0, description="which images are held out; independent of the trial's seed")
     augment: Literal["none", "crop-flip", "resized-crop"] = Field(
         "none",

@@ -36,7 +36,9 @@ def adr(
     if any(isinstance(term, (RunnerUp, WeightedKL)) for term in objective(method.objective).named):
         raise refuse("adr", "MART asks which images are misclassified, which a softened label does not say")
     if "natural" in method.guides:
-        raise refuse("adr", "the label is the natural network's alone here, which the student's average does not know")
+        raise refuse(
+            "adr", "the label is the natural network's alone here, which the student's average does not know"
+        )
     if "average" in method.guides and method.guides["average"] != Average(decay):
         raise refuse("adr", "the method averages with another decay already; give both the same")
     loss = retargeted(method.objective, "label", "rectified")

@@ -62,7 +62,9 @@ def mart(threat: Threat, *, beta: Weight = 5.0, batchnorm: BatchNormMode = "eval
     """Cross-entropy with a boost against the runner-up, and a KL weighed by how wrong the clean prediction is."""
     search = threat.search(CE("adv"), "gaussian", batchnorm)
     boosted = CE("adv") + RunnerUp("adv")
-    return Method((search,), annealed(beta) * WeightedKL("adv", "clean") + boosted)  # clean is forwarded first
+    return Method(
+        (search,), annealed(beta) * WeightedKL("adv", "clean") + boosted
+    )  # clean is forwarded first
 
 
 @RECIPES.register("alp", source="Kannan et al. 2018; as in Pang et al. 2020, Table 1")

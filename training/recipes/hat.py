@@ -9,7 +9,7 @@ from training.batchnorm import BatchNormMode
 from training.guides import Frozen, Helper
 from training.method import Method
 from training.recipes.base import RECIPES, Threat
-from training.recipes.baselines import trades
+from training.recipes.baselines import RandomStart, trades
 from training.stages import Extrapolate
 from training.terms import CE
 from training.views import Number
@@ -23,6 +23,7 @@ def hat(
     gamma: Weight = 0.5,
     factor: float = 2.0,
     label_at: float = 1.0,
+    start: RandomStart = "gaussian",
     batchnorm: BatchNormMode = "eval",
 ) -> Method:
     """TRADES, and helper examples beyond the ball, labelled by a standard-trained network.
@@ -30,7 +31,9 @@ def hat(
     With gamma 0 it is TRADES, in batch statistics too: helpers are not forwarded. The published large recipe takes
     the helper loss in a second backward, which gives the same gradient.
     """
-    return _helped(trades(threat, beta=beta, batchnorm=batchnorm), annealed(gamma), factor, label_at)
+    return _helped(
+        trades(threat, beta=beta, start=start, batchnorm=batchnorm), annealed(gamma), factor, label_at
+    )
 
 
 @RECIPES.register("hat-at", source="Rade and Moosavi-Dezfooli 2022, App. C.3", helpers=("standard",))

@@ -1,7 +1,8 @@
 """The papers' training recipes as data, one YAML file each: ``setup: hat/cifar10`` in a spec.
 
-A setup holds sections of a spec (``train``, ``attack``, ``data``, ``selection``) and, under ``methods``, parameters and
-modifiers of single methods. All of it lies below what a spec says itself.
+A setup holds sections of a spec (``train``, ``attack``, ``data``, ``selection``); under ``methods``, parameters and
+modifiers of single methods; under ``modifiers``, parameters of modifiers where a method has them. All of it lies below
+what a spec says itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import yaml
 from training.registry import nearest
 
 FOLDER = Path(__file__).parent
+SECTIONS = {"train", "attack", "data", "selection"}
 
 
 def names() -> list[str]:
@@ -48,5 +50,11 @@ def laid_over(spec: Mapping[str, Any]) -> dict[str, Any]:
     setup = read(spec["setup"])
     method = spelt_out(own.get("method"))
     if isinstance(method, dict):
-        own["method"] = overlay(setup.get("methods", {}).get(method.get("name"), {}), method)
-    return overlay({k: v for k, v in setup.items() if k not in ("methods", "about", "source")}, own)
+        method = overlay(setup.get("methods", {}).get(method.get("name")) or {}, method)
+        below = setup.get("modifiers", {})
+        added = {
+            name: overlay(below.get(name, {}), given or {})
+            for name, given in (method.get("with") or {}).items()
+        }
+        own["method"] = method | {"with": added}
+    return overlay({name: setup[name] for name in setup.keys() & SECTIONS}, own)
