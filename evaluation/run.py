@@ -22,6 +22,7 @@ from evaluation.autoattack import MEMBERS, Member, members
 from evaluation.folding import exact, folded
 from evaluation.outcomes import Outcome
 from evaluation.progress import Progress, Verdicts, discard
+from evaluation.scales import at_scales
 from evaluation.spec import EvaluationSpec
 from training.errors import Stopped, UserError
 from training.spec import AttackSpec
@@ -57,7 +58,9 @@ def evaluate(
     Attacks are run on the images that are right when clean. Members of AutoAttack are run as its cascade: in the
     library's order, each on the images still standing, so the metric and column of a member speak of everything up
     to it ("right under APGD-CE and APGD-T"), and only the first speaks of itself alone. ``pgd`` does not take
-    part in the cascade. Searches use a copy with BatchNorm folded; verdicts are the original network's, in float32.
+    part in the cascade. Searches use a copy with BatchNorm folded; verdicts are the original network's, in float32. A
+    network with a hypersphere head is attacked at its own scale and at 1 (names ending in ``-unscaled``); ``robust``
+    is what stands at both.
 
     Args:
         network: maps images in [0, 1] to logits [N, K]; left as it is.
@@ -93,8 +96,11 @@ def evaluate(
     partial = outcome.with_suffix(".partial")
     known = _known(outcome, identity)
     if known is None:
-        bench = _Bench(network, images, labels, threat, device, spec.batch_size, stop)
-        known = _measure(bench, spec, seed, Progress(partial, identity), tell, identity)
+        benches = {
+            ending: _Bench(version, images, labels, threat, device, spec.batch_size, stop)
+            for ending, version in at_scales(network).items()
+        }
+        known = _measure(benches, spec, seed, Progress(partial, identity), tell, identity)
         outcomes.write(known, outcome)
     discard(partial)
     return known.metrics()
@@ -177,22 +183,34 @@ class _Watched(nn.Module):
 
 
 def _measure(
-    bench: _Bench, spec: EvaluationSpec, seed: int, progress: Progress, tell: Tell, identity: dict[str, Any]
+    benches: dict[str, _Bench],
+    spec: EvaluationSpec,
+    seed: int,
+    progress: Progress,
+    tell: Tell,
+    identity: dict[str, Any],
 ) -> Outcome:
-    """All verdicts of one evaluation."""
+    """All verdicts of one evaluation; ``benches`` by the ending of their attacks' names."""
+    bench = benches[""]
     predictions, margins, classes = bench.clean()
     labels = bench.labels.cpu().numpy()
     correct = predictions == labels
     cascade, left_out = _cascade(spec.attacks, classes)
     if left_out:
         log.warning("AutoAttack on %d classes is %s only", classes, " and ".join(cascade))
-    campaign = _Campaign(bench, progress, tell)
-    robust = left = correct
-    if "pgd" in spec.attacks:
-        robust = campaign.run("pgd", UntargetedPGD(bench.threat, spec.pgd_steps, classes, seed), correct)
-    for name in cascade:
-        left = campaign.run(name, Member(name, bench.threat, classes, seed), left)
-    ensemble = {"autoattack": left} if "autoattack" in spec.attacks else {}
+    campaign = _Campaign(progress, tell)
+    robust = correct
+    for ending, on in benches.items():
+        left = correct
+        if "pgd" in spec.attacks:
+            pgd = UntargetedPGD(bench.threat, spec.pgd_steps, classes, seed)
+            robust = robust & campaign.run(on, f"pgd{ending}", pgd, correct)
+        for name in cascade:
+            member = Member(name, bench.threat, classes, seed)
+            left = campaign.run(on, f"{name}{ending}", member, left)
+        if "autoattack" in spec.attacks:
+            campaign.standing[f"autoattack{ending}"] = left
+        robust = robust & left
     columns = {
         "index": np.arange(len(labels)),
         "label": labels,
@@ -200,8 +218,7 @@ def _measure(
         "clean_margin": margins,
         "correct": correct,
         **campaign.standing,
-        **ensemble,
-        "robust": robust & left,
+        "robust": robust,
     }
     facts = {
         "spec": spec.model_dump(mode="json"),
@@ -219,26 +236,26 @@ def _measure(
 
 
 class _Campaign:
-    """Attacks on one bench, one after the other, and what is left standing after each."""
+    """Attacks, one after the other, and what is left standing after each."""
 
-    def __init__(self, bench: _Bench, progress: Progress, tell: Tell) -> None:
-        self.bench, self.progress, self.tell = bench, progress, tell
+    def __init__(self, progress: Progress, tell: Tell) -> None:
+        self.progress, self.tell = progress, tell
         self.standing: dict[str, Mask] = {}
         self.attacked: dict[str, int] = {}
         self.strays: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
 
-    def run(self, name: str, attack: Attack, among: Mask) -> Mask:
-        """Attack the images that ``among`` [N] marks; marks those of them that are still right."""
+    def run(self, bench: _Bench, name: str, attack: Attack, among: Mask) -> Mask:
+        """Attack on a bench the images that ``among`` [N] marks; marks those of them that are still right."""
         indices = np.flatnonzero(among)
         left = among.copy()
         self.attacked[name], self.strays[name], self.seconds[name] = len(indices), 0, 0.0
         self.tell(name, 0, len(indices))
-        for number, part in enumerate(_slices(len(indices), self.bench.batch_size)):
+        for number, part in enumerate(_slices(len(indices), bench.batch_size)):
             batch = indices[part]
             verdicts = self.progress.load(name, number, batch)
             if verdicts is None:
-                verdicts = self.bench.attack(attack, batch)
+                verdicts = bench.attack(attack, batch)
                 self.progress.save(name, number, batch, verdicts)
             left[batch] = ~verdicts.broken
             self.strays[name] += verdicts.strays
