@@ -67,9 +67,9 @@ TRIPLET = ("clean", "adv", "col")
 def extremes(views: Views) -> tuple[Tensor, Tensor]:
     """Positions in TRIPLET, [N] each: where the label is least probable, and where it is most probable."""
     label = views.targets["label"]
-    with torch.no_grad():
-        belief = torch.stack([(views.log_probs(name) * label).sum(dim=1) for name in TRIPLET])
-        return belief.argmin(dim=0), belief.argmax(dim=0)
+    log_probs = [views.log_probs(name).detach() for name in TRIPLET]  # forwarded with their graph: Gap reads them too
+    belief = torch.stack([(log_p * label).sum(dim=1) for log_p in log_probs])
+    return belief.argmin(dim=0), belief.argmax(dim=0)
 
 
 def chosen(among: Tensor, position: Tensor) -> Tensor:
