@@ -121,13 +121,18 @@ def begin(start: Start, ball: Ball, views: Views, point: str) -> Tensor:
 class Free(Stage):
     """FreeAT's noise (Shafahi et al. 2019, Alg. 1): one backward of the loss serves the weights and the noise.
 
-    The noise stays from one minibatch to the next. The point is clip(x + noise, 0, 1), in the graph, so that where the
-    clip bites the noise stands still, as in the published program. After the optimiser's step the noise moves up its
-    gradient by ``step_size`` and back into the ball; that moved noise may leave [0, 1] with the image, as published.
+    The noise stays from one minibatch to the next. After the optimiser's step it moves up its gradient by ``step_size``
+    and back into the ball. What keeps pixels in [0, 1] is what is clipped:
+
+    - ``point``: the point is clip(x + noise, 0, 1), in the graph, as in Shafahi et al.'s program. Where the clip bites
+      the noise stands still, for good where most images are black there (digits).
+    - ``noise``: the point is x + noise, and the moved noise is clipped to [0, 1] - x, as in Wong et al.'s program. The
+      first replay of a minibatch may then leave [0, 1], with noise that was clipped for other images.
     """
 
     ball: Ball
     step_size: Number = 8 / 255
+    clip: Literal["point", "noise"] = "point"
 
     KEY = "free.noise"
 
@@ -136,14 +141,18 @@ class Free(Stage):
         kept = views.state.get(self.KEY)
         noise = torch.zeros_like(x) if kept is None else kept.detach()
         views.state[self.KEY] = noise.requires_grad_()
-        return views.move(adv=(x + noise).clamp(0, 1))
+        return views.move(adv=(x + noise).clamp(0, 1) if self.clip == "point" else x + noise)
 
     @torch.no_grad()
     def after(self, views: Views) -> None:
         noise = views.state[self.KEY]
         assert noise.grad is not None, "the loss does not read FreeAT's point"
         move = self.ball.direction(noise.grad).mul_(value(self.step_size, views.now))
-        views.state[self.KEY] = self.ball.limit(noise.detach() + move)
+        moved = self.ball.limit(noise.detach() + move)
+        if self.clip == "noise":
+            x = views.points("clean")
+            moved = torch.clamp(moved, -x, 1 - x)
+        views.state[self.KEY] = moved
 
 
 @dataclass(frozen=True)

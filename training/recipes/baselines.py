@@ -50,11 +50,14 @@ def trades(
     search = threat.search(_moved(regulariser, "clean"), start, batchnorm)
     if not clean_twice:
         return Method((search,), CE("clean") + annealed(beta) * _moved(regulariser, "clean"))
-    return Method((search, Again()), CE("clean") + annealed(beta) * _moved(regulariser, "again"))
+    moved = _moved(regulariser, "again", adv_first=True)
+    return Method((search, Again()), CE("clean") + annealed(beta) * moved)
 
 
-def _moved(regulariser: Regulariser, clean: str) -> KL | Divergence:
-    return KL("adv", clean) if regulariser == "kl" else Divergence(regulariser, "adv", clean)
+def _moved(regulariser: Regulariser, clean: str, adv_first: bool = False) -> KL | Divergence:
+    if regulariser == "kl":
+        return KL("adv", clean, adv_first)
+    return Divergence(regulariser, "adv", clean, adv_first)
 
 
 @RECIPES.register("mart", source="Wang et al. 2020, Eqs. 8 to 11")
@@ -83,14 +86,19 @@ def alp(
 
 @RECIPES.register("free-at", source="Shafahi et al. 2019, Algorithm 1")
 def free_at(
-    threat: Threat, *, replays: Annotated[int, Field(ge=1, le=64)] = 8, step: Positive = 1.0
+    threat: Threat,
+    *,
+    replays: Annotated[int, Field(ge=1, le=64)] = 8,
+    step: Positive = 1.0,
+    clip: Literal["point", "noise"] = "point",
 ) -> Method:
     """Adversarial training at the price of plain training: each backward moves the weights and the noise.
 
     A minibatch is trained on ``replays`` times, so it takes that many times fewer epochs. ``step`` is the noise's
     move in units of eps (``attack.steps`` and ``attack.step_size`` are not used). BatchNorm sees every replay.
+    ``clip`` is what keeps pixels in [0, 1]: the point (Shafahi et al.'s program), or the noise (Wong et al.'s).
     """
-    return Method((Free(threat.ball, step * threat.ball.eps),), objective(CE("adv")), replays=replays)
+    return Method((Free(threat.ball, step * threat.ball.eps, clip),), objective(CE("adv")), replays=replays)
 
 
 @RECIPES.register("fast-at", source="Wong et al. 2020, Algorithm 3")
