@@ -13,7 +13,7 @@ from training.guides import Guide, Helper
 from training.models.heads import Head
 from training.stages import Stage
 from training.terms import Objective
-from training.updates import Update, descend
+from training.updates import AWP, Update, descend
 from training.views import Forward, Moment, Views, plain_forward
 
 
@@ -64,7 +64,8 @@ class Method:
     def passes(self) -> int:
         """What one minibatch costs: network passes per image, a forward counts one and a backward two."""
         searched = sum(stage.passes for stage in self.stages)
-        return self.replays * (searched + 3 * len(self.objective.reads))
+        losses = 2 if isinstance(self.update, AWP) else 1
+        return self.replays * (searched + 3 * losses * len(self.objective.reads))
 
     def step(
         self,
