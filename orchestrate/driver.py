@@ -100,7 +100,9 @@ class _Driver:
         replay = self.sweep.scheduler.name != "none"
         agenda = Agenda(self.sweep, self.runs, self.planner, proposer(self.sweep), replay=replay)
         self.folder.stop_file.unlink(missing_ok=True)
-        write_whole(self.folder.sweep_file, yaml.safe_dump(self.sweep.dump(), sort_keys=False))
+        self.planner.imports.keep()
+        kept = self.sweep.dump() | {"import": self.planner.imports.digests}
+        write_whole(self.folder.sweep_file, yaml.safe_dump(kept, sort_keys=False))
         scratch = scratch_folder()
         self.attendant = Attendant(self.runs, self.folder, self.token, scratch)
         first = agenda.next()

@@ -32,6 +32,7 @@ class Estimate:
     """
 
     def __init__(self, runs: Runs, wanted: Sequence[Wanted]) -> None:
+        from training.extensions import are_loaded
         from training.resolve import cost
 
         self.stories = {w.key: story(runs.trial(w.key).events) for w in unique(wanted)}
@@ -41,7 +42,7 @@ class Estimate:
         for trial in runs.trials():
             spec = trial.spec()
             kind = _kind(spec)
-            if kind not in images:
+            if kind not in images or not are_loaded(spec.imports):  # what it costs only its own file knows
                 continue
             told = self.stories.get(trial.key) or story(trial.events)
             seconds = sum(event["metrics"]["seconds"] for event in told.epochs)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrate import space
 from orchestrate.sweep_file import Sweep, probes
-from training.spec import flatten
+from training.spec import flatten, spelt_out
 
 
 class Labels:
@@ -33,23 +33,41 @@ class Labels:
         tree = placed(self.sweep, config)
         method = tree["method"]["name"]
         fields = _fields(tree)
-        head = "+".join([method, *(tree["method"].get("with") or {})])
         shown = [path for path in self.shown.get(method, ()) if path in fields]
-        return " ".join([head, *(f"{self.names[path]}={_text(fields[path])}" for path in shown)])
+        named = head(method, tree["method"].get("with") or {})
+        return " ".join([named, *(f"{self.names[path]}={_text(fields[path])}" for path in shown)])
+
+
+def head(method: str, modifiers: Iterable[str]) -> str:
+    """``hat+awp+wa``: a method and its modifiers, as they may be written in a file too."""
+    return "+".join([method, *modifiers])
 
 
 def placed(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's spec as the file and a configuration give it: not checked, no defaults, no seed."""
+    """A trial's spec as the file and a configuration give it: not checked, no defaults, no seed, no short names."""
     values = {path: value for path, value in config.items() if path != "trial"}
-    return space.place(sweep.template(config["trial"]), values)
+    tree = space.place(sweep.template(config["trial"]), values)
+    return tree | {"method": spelt_out(tree.get("method"))}
 
 
 def _fields(tree: dict[str, Any]) -> dict[str, Any]:
     return {
         path: value
-        for path, value in flatten(tree).items()
+        for path, value in flatten(_with_leaves(tree)).items()
         if path != "method.name" and value not in ({}, None)
     }
+
+
+def _with_leaves(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with ``{cosine: [a, b]}``, which is one value, as the text ``cosine[a, b]``."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        if space.is_annealed(value):
+            ((kind, given),) = value.items()
+            leaves[name] = f"{kind}{json.dumps(given)}"
+        else:
+            leaves[name] = _with_leaves(value) if isinstance(value, Mapping) else value
+    return leaves
 
 
 def _differing(trees: list[dict[str, Any]]) -> list[str]:

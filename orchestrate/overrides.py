@@ -2,10 +2,10 @@
 
 Two kinds of key:
 
-- A field of a trial (``train.epochs=2``, ``attack.eps=8/255``, ``method.beta=3``, ``data.root=PATH``; the last name
-  alone where only one section has it: ``eps=8/255``) is set for *every* trial: in ``base``, and in each trial of
-  the file that says otherwise. A parameter of the method that some trials set is set in those trials only, since
-  other methods may not have it.
+- A field of a trial (``train.epochs=2``, ``attack.eps=8/255``, ``method=hat+awp``, ``method.beta=3``,
+  ``data.root=PATH``; the last name alone where only one section has it: ``eps=8/255``) is set for *every* trial: in
+  ``base``, and in each trial of the file that says otherwise. A parameter of the method that some trials set is set
+  in those trials only, since other methods may not have it; and one of a modifier in those that have the modifier.
 - A field of the file (``name=x``, ``seeds=[0,1]``, ``search.samples=8``, ``base.train.epochs=2``,
   ``trials.0.method.beta=4``) is set exactly there.
 
@@ -21,14 +21,27 @@ from dataclasses import dataclass
 from typing import Any, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from orchestrate.runs import parse_yaml
 from orchestrate.space import Tree, is_space, merge
 from training.errors import UserError
 from training.registry import nearest
-from training.spec import Choice, TrialSpec
+from training.spec import Choice, TrialSpec, spelt_out
 
-SECTIONS = tuple(name for name in TrialSpec.model_fields if name != "seed")
+
+def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a section as a file calls them."""
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    if model is TrialSpec:
+        fields.pop("imports")  # the planner's: which of the sweep's files a trial needs
+        fields["setup"] = FieldInfo(
+            annotation=str, description="a paper's training recipe, below all that is said"
+        )
+    return fields
+
+
+SECTIONS = tuple(name for name in fields_of(TrialSpec) if name != "seed")
 REFERENCES = ("path", "run", "key")  # where a helper network is, instead of how it is trained
 Path = tuple[str, ...]
 
@@ -57,8 +70,8 @@ def parse(text: str, file: type[BaseModel]) -> Override:
     if not equals or not key.strip():
         raise UserError(f"{text}: an override is written field=value, like train.epochs=2")
     path = tuple(re.sub(r"\[(\d+)\]", r".\1", key.strip()).split("."))
-    if len(path) == 1 and path[0] not in file.model_fields and path[0] not in SECTIONS:
-        path = _spelt_out(path[0], text, file)
+    if len(path) == 1 and path[0] not in fields_of(file) and path[0] not in SECTIONS:
+        path = _in_its_section(path[0], text, file)
     problem = unknown(path, file)
     if problem:
         raise UserError(f"{text}: {problem}")
@@ -66,17 +79,19 @@ def parse(text: str, file: type[BaseModel]) -> Override:
 
 
 def apply(tree: Tree, overrides: Sequence[Override]) -> Tree:
-    """A copy of the file's content with the overrides laid over it, in order.
+    """A copy of the file's content with the overrides laid over it, in order, and short names of methods spelt out.
 
     Raises:
         UserError: when an override would have to reach into something that is not a section.
     """
     tree = copy.deepcopy(tree)
+    _spell_methods(tree)
     for override in overrides:
         if override.everywhere:
             _everywhere(tree, override)
         else:
             _put(tree, override.path, override)
+        _spell_methods(tree)  # what comes next may reach into a method that this one named
     return tree
 
 
@@ -90,8 +105,8 @@ def unknown(path: Path, file: type[BaseModel]) -> str | None:
         return None if path[2:] == ("seeds",) else _unknown(path[2:], TrialSpec)
     if path[0] in SECTIONS:
         return _unknown(path, TrialSpec)
-    if path[0] not in file.model_fields:
-        return f"unknown field '{path[0]}'{nearest(path[0], [*file.model_fields, *SECTIONS])}"
+    if path[0] not in fields_of(file):
+        return f"unknown field '{path[0]}'{nearest(path[0], [*fields_of(file), *SECTIONS])}"
     return _unknown(path, file)
 
 
@@ -99,7 +114,7 @@ def _unknown(path: Path, model: type[BaseModel], above: str = "") -> str | None:
     if not path:
         return None
     name, rest = path[0], path[1:]
-    fields = {field.alias or n: field for n, field in model.model_fields.items()}
+    fields = fields_of(model)
     if name not in fields:
         if issubclass(model, Choice):
             return None  # a parameter: only the registry of the named thing knows
@@ -122,10 +137,10 @@ def _model_of(annotation: Any) -> Any:
     return dict if get_origin(annotation) is dict else None
 
 
-def _spelt_out(name: str, text: str, file: type[BaseModel]) -> Path:
+def _in_its_section(name: str, text: str, file: type[BaseModel]) -> Path:
     """``eps`` as ``attack.eps``: the one section of a trial that has a field of this name."""
     homes: list[Path] = []
-    names = [*file.model_fields, *SECTIONS]
+    names = [*fields_of(file), *SECTIONS]
     for section, field in TrialSpec.model_fields.items():
         kind = _model_of(field.annotation)
         if kind not in (None, dict) and not issubclass(kind, Choice):
@@ -140,8 +155,13 @@ def _everywhere(tree: Tree, override: Override) -> None:
     path, value = override.path, override.value
     base = tree.get("base")
     trials = [t for t in _listed(tree.get("trials")) if isinstance(t, dict)]
-    saying = [t for t in trials if _has(t, path)]
-    if path[0] == "method" and saying and not _has(base, path):
+    owner = path[:3] if path[:2] == ("method", "with") else path  # of a modifier's parameter: the modifier
+    saying = [t for t in trials if _has(t, owner)]
+    if path[:2] == ("method", "with") and not saying and not _has(base, ("method",)):
+        saying = [
+            t for t in trials if _has(t, ("method",))
+        ]  # modifiers are applied in written order: it is the last
+    if path[0] == "method" and saying and not _has(base, owner):
         for trial in saying:
             _put(trial, path, override)
         return
@@ -151,6 +171,18 @@ def _everywhere(tree: Tree, override: Override) -> None:
     for trial in trials:
         if not _has(merge(base, trial), path) or _get(merge(base, trial), path) != value:
             _put(trial, path, override)
+
+
+def _spell_methods(tree: Any) -> None:
+    """Spell out, in place, the methods of a file, or of one trial and its helpers."""
+    if not isinstance(tree, dict):
+        return
+    if "method" in tree:
+        tree["method"] = spelt_out(tree["method"])
+    helpers = tree.get("helpers")
+    parts = [tree.get("base"), *_listed(tree.get("trials"))]
+    for part in [*parts, *(helpers.values() if isinstance(helpers, dict) else ())]:
+        _spell_methods(part)
 
 
 def _put(tree: Any, path: Path, override: Override) -> None:

@@ -8,22 +8,28 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from evaluation.spec import EvaluationSpec
 from orchestrate import helpers
-from orchestrate.labels import Labels, placed
+from orchestrate.imports import Imports
+from orchestrate.labels import Labels, head, placed
 from orchestrate.runs import Runs
 from orchestrate.search import Config, name_of, proposer
 from orchestrate.sweep_file import Sweep, dotted, explain, probes
 from training.errors import UserError
 from training.registry import nearest
+from training.setups import laid_over
 from training.spec import DataSpec, TrialSpec
+
+if TYPE_CHECKING:
+    from training.guides import Helper
 
 
 @dataclass(frozen=True)
@@ -51,20 +57,33 @@ class _Data:
     classes: int
 
 
+@dataclass(frozen=True)
+class _Reference:
+    """Where a network is that was trained before, and the users' files that it was trained with."""
+
+    place: dict[str, str]
+    imports: dict[str, str]
+
+
 class Planner:
     """Turns the configurations of one sweep into trials, and remembers what it read on the way.
 
     Args:
         downloads: where checkpoints of tracked runs are kept that helpers refer to; default: in ``runs``.
+
+    Raises:
+        UserError: one of the sweep's own Python files is not there, or goes wrong when it is loaded.
     """
 
     def __init__(self, sweep: Sweep, runs: Runs, downloads: Path | None = None) -> None:
         self.sweep, self.runs = sweep, runs
         self.downloads = downloads or runs.path / "helpers"
+        self.imports = Imports.of(sweep, runs)
+        self.imports.load()
         self._labels = Labels(sweep)
         self._data: dict[tuple[DataSpec, int, str], _Data] = {}
         self._wanted: dict[tuple[str, int], Wanted] = {}
-        self._references: dict[str, dict[str, str]] = {}
+        self._references: dict[str, _Reference] = {}
 
     def want(self, config: Config, seed: int) -> Wanted:
         """The trial of a configuration and a seed.
@@ -84,7 +103,7 @@ class Planner:
             for index in range(len(self.sweep.trials))
             for config in probes(self.sweep, index)
         ]
-        self._check_helper_names()
+        self._check_helper_names(wanted)
         self._check_resources()
         return wanted
 
@@ -118,58 +137,71 @@ class Planner:
 
     def _resolved(self, spec: TrialSpec) -> Wanted:
         """A trial without a place in the sweep. Messages begin with the path of a field of the spec."""
+        from training import extensions
         from training.resolve import cost, formula, needed_helpers, resolve
 
         spec = resolve(_with_root(spec), where="")
         data = self._data_of(spec)
         _check_model(spec, data)
         references: dict[str, dict[str, str]] = {}
+        imports = extensions.used_by(spec)
         planned: list[Wanted] = []
-        for name in needed_helpers(spec):
-            given = spec.helpers.get(name, {})
+        for needed in needed_helpers(spec):
+            given = spec.helpers.get(needed.name, {})
             if helpers.is_reference(given):
-                references[name] = self._refer(spec, name, given)
+                there = self._refer(spec, needed.name, given)
+                references[needed.name] = there.place
+                imports |= there.imports
             else:
-                helper = self._helper(spec, name, given)
+                helper = self._helper(spec, needed, given)
                 planned.append(helper)
-                references[name] = {"key": helper.key}
-        spec = spec.model_copy(update={"helpers": references})
+                references[needed.name] = {"key": helper.key}
+                imports |= helper.spec.imports
+        spec = spec.model_copy(update={"helpers": references, "imports": dict(sorted(imports.items()))})
         return Wanted(
             config={},
             seed=spec.seed,
             spec=spec,
             key=spec.key(data.digest),
             formula=formula(spec),
-            label=f"{spec.method.name} (helper)",
+            label=f"{head(spec.method.name, spec.method.with_)} (helper)",
             helpers=tuple(planned),
             cost=cost(spec, data.images),
         )
 
-    def _helper(self, spec: TrialSpec, name: str, given: Mapping[str, Any]) -> Wanted:
+    def _helper(self, spec: TrialSpec, needed: Helper, given: Mapping[str, Any]) -> Wanted:
+        """The trial of a network that another needs; ``given`` is what that one's ``helpers`` say of it."""
         from training.resolve import helper_spec
 
+        at = f"helpers.{needed.name}"
         try:
-            return self._resolved(helper_spec(spec, name, given))
+            given = laid_over(given) if "setup" in given else given
+            planned = self._resolved(helper_spec(spec, needed, given))
         except ValidationError as error:
             loc, problem = explain(error, TrialSpec)
-            raise UserError(f"helpers.{name}.{dotted(loc)}: {problem}") from None
+            raise UserError(f"{at}.{dotted(loc)}: {problem}") from None
         except UserError as error:
-            own = f"helpers.{name}." if str(error).partition(".")[0] in given else ""
+            own = f"{at}." if str(error).partition(".")[0] in given else ""
             raise UserError(f"{own}{error}") from None
+        except ValueError as error:
+            raise UserError(f"{at}.setup: {error}") from None
+        for name in given.get("helpers") or {}:
+            if name not in planned.spec.helpers:
+                raise UserError(f"{at}.helpers.{name}: {_not_needed(name, planned.spec.helpers)}")
+        return planned
 
-    def _refer(self, spec: TrialSpec, name: str, given: Mapping[str, Any]) -> dict[str, str]:
+    def _refer(self, spec: TrialSpec, name: str, given: Mapping[str, Any]) -> _Reference:
         """A network that is there already, checked against the trial's data."""
         import torch
 
-        from orchestrate.trial import load_helpers
+        from orchestrate.trial import load_helper
         from training.data import load
 
         remembered = name_of({"given": dict(given), "data": spec.data.model_dump(mode="json")})
         if remembered not in self._references:
-            reference = helpers.refer(given, f"helpers.{name}", self.runs, self.downloads)
-            alone = spec.model_copy(update={"helpers": {name: reference}})
-            load_helpers(alone, self.runs, load(spec.data), torch.device("cpu"))
-            self._references[remembered] = reference
+            place = helpers.refer(given, f"helpers.{name}", self.runs, self.downloads)
+            _, trained = load_helper(name, place, self.runs, load(spec.data), torch.device("cpu"))
+            self._references[remembered] = _Reference(place, trained.imports)
         return self._references[remembered]
 
     def _data_of(self, spec: TrialSpec) -> _Data:
@@ -198,16 +230,19 @@ class Planner:
             return f"{self.sweep.where(index, path)}: {problem}"
         return f"{self.sweep.source}: trials[{index}]: {message}"
 
-    def _check_helper_names(self) -> None:
-        """A helper that no trial needs is a misspelt one, or a misunderstanding."""
-        from training.recipes import RECIPES
-
-        known = sorted({name for entry in RECIPES.entries.values() for name in entry.helpers})
-        for index in range(len(self.sweep.trials)):
-            for name in self.sweep.template(index).get("helpers") or {}:
-                if name not in known:
-                    where = self.sweep.where(index, f"helpers.{name}")
-                    raise UserError(f"{where}: no method needs a helper '{name}'{nearest(name, known)}")
+    def _check_helper_names(self, planned: Sequence[Wanted]) -> None:
+        """A helper that no trial needs is a misspelt one, or a misunderstanding; what base says is said to all."""
+        needed: dict[int, set[str]] = defaultdict(set)
+        for wanted in planned:
+            needed[wanted.config["trial"]] |= wanted.spec.helpers.keys()
+        anyone = set().union(*needed.values())
+        common = self.sweep.base.get("helpers") or {}
+        for index, trial in enumerate(self.sweep.trials):
+            for names, known in ((trial.get("helpers") or {}, needed[index]), (common, anyone)):
+                for name in names:
+                    if name not in known and not (name in common and name in anyone):
+                        where = self.sweep.where(index, f"helpers.{name}")
+                        raise UserError(f"{where}: {_not_needed(name, known)}")
 
     def _check_resources(self) -> None:
         """Trials that ask for more than this machine has would wait for ever."""
@@ -277,6 +312,12 @@ def on_a_cluster() -> bool:
 def cores_here() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def _not_needed(name: str, known: Collection[str]) -> str:
+    """What is wrong with a helper's name; ``known`` are those that are needed."""
+    needed = f"; needed: {', '.join(sorted(known))}" if known else ""
+    return f"no trial needs a helper '{name}'{nearest(name, known)}{needed}"
 
 
 def _check_model(spec: TrialSpec, data: _Data) -> None:

@@ -141,6 +141,7 @@ def _parameters(specs: Sequence[TrialSpec]) -> list[dict[str, Any]]:
 def _flat(spec: TrialSpec) -> dict[str, Any]:
     facts = spec.dump()
     facts["helpers"] = {name: ref.get("key") or ref.get("digest") for name, ref in spec.helpers.items()}
+    facts["imports"] = {name: digest[:12] for name, digest in spec.imports.items()}
     return {
         name: value
         for name, value in flatten(facts).items()

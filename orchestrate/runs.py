@@ -6,6 +6,7 @@
       mlflow.db, mlartifacts/               the default store (MLFLOW_TRACKING_URI wins)
       identity                              tells this folder from others on one tracking server
       sweeps/NAME/                          sweep.yaml, ledger.jsonl, origins/, report/, relay.log
+      imports/SHA256/NAME.py                users' own files, as they were when a sweep was run with them
       trials/KEY/
         spec.yaml                           the resolved spec
         evaluations/EVAL.yaml               each evaluation that some sweep wants of this trial
@@ -77,6 +78,11 @@ class TrialDir:
     def logs(self) -> Path:
         return self.path / "log"
 
+    @property
+    def imports(self) -> Path:
+        """Where the store that it is in keeps users' own files."""
+        return Runs(self.path.parents[1]).imports
+
     def evaluation_file(self, digest: str) -> Path:
         return self.path / "evaluations" / f"{digest}.yaml"
 
@@ -137,6 +143,10 @@ class Runs:
 
     path: Path
 
+    @property
+    def imports(self) -> Path:
+        return self.path / "imports"
+
     def trial(self, key: str) -> TrialDir:
         return TrialDir(self.path / "trials" / key)
 
@@ -177,12 +187,12 @@ def locate(given: str | None) -> Runs:
     return Runs(path.resolve())
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old text or the new, never half."""
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Write a small file so that a reader sees the old content or the new, never half."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with draft.open("w") as out:
-        out.write(text)
+    with draft.open("wb") as out:
+        out.write(content.encode() if isinstance(content, str) else content)
         out.flush()
         os.fsync(out.fileno())
     draft.replace(file)

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 LISTED = ("grid", "choice")
 RANGES = ("uniform", "loguniform", "int")
 KINDS = (*LISTED, *RANGES)
+ANNEALED = (
+    "cosine",
+    "linear",
+    "steps",
+)  # training.annealing's kinds: values that change while a network is trained
 Tree = dict[str, Any]
 
 
@@ -120,6 +125,15 @@ def is_space(value: Any) -> bool:
     return isinstance(value, Mapping) and any(kind in value for kind in KINDS)
 
 
+def is_annealed(value: Any) -> bool:
+    """Is this one value, ``{cosine: [a, b]}``, rather than a section? (``attack: {steps: 10}`` is a section.)"""
+    return (
+        isinstance(value, Mapping)
+        and len(value) == 1
+        and all(kind in ANNEALED and isinstance(given, list | tuple) for kind, given in value.items())
+    )
+
+
 def find(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Dimension]:
     """Every space below ``tree``, by its dotted path, in written order.
 
@@ -131,7 +145,7 @@ def find(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Dimension]:
         path = f"{prefix}{name}"
         if is_space(value):
             found[path] = _read(value, path)
-        elif isinstance(value, Mapping):
+        elif _is_section(value):
             _suspect(value, path)
             found |= find(value, f"{path}.")
     return found
@@ -168,7 +182,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
 
 
 def _is_section(value: Any) -> TypeGuard[Mapping[str, Any]]:
-    return isinstance(value, Mapping) and not is_space(value)
+    return isinstance(value, Mapping) and not is_space(value) and not is_annealed(value)
 
 
 def _read(value: Mapping[str, Any], path: str) -> Dimension:

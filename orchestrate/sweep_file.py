@@ -99,6 +99,22 @@ class Limits(Part):
     checkpoint_minutes: float = Field(5, gt=0)
 
 
+def _python_files(given: Any) -> Any:
+    """One file, a list of them, or digests by name: told in one sentence what is wrong with it."""
+    files = [given] if isinstance(given, str) else given
+    if isinstance(files, dict):
+        for name, digest in files.items():
+            if not re.fullmatch(r"[^/]+\.py", str(name)) or not re.fullmatch("[0-9a-f]{64}", str(digest)):
+                raise ValueError(f"should be files, or {{NAME.py: SHA256}}, got {{{name}: {digest}}}")
+        return files
+    if not isinstance(files, list | tuple):
+        raise ValueError(f"should be a list of Python files, got {files!r}")
+    for file in files:
+        if not isinstance(file, str) or not file.endswith(".py"):
+            raise ValueError(f"should be a list of Python files, and {file!r} is none: its name ends in .py")
+    return files
+
+
 class Sweep(Part):
     """A whole sweep file. ``base`` and ``trials`` are sections of a trial's spec, in which spaces may stand."""
 
@@ -113,6 +129,12 @@ class Sweep(Part):
     resources: Resources = Resources()
     concurrency: int = Field(16, ge=1, description="so many trials at once, at most")
     limits: Limits = Limits()
+    imports: Annotated[tuple[str, ...] | dict[str, str], BeforeValidator(_python_files)] = Field(
+        (),
+        alias="import",
+        description="Python files of your own that register methods, models, data sets, ... (docs/extend.md);"
+        " or {NAME: SHA256} of files that RUNS/imports keeps",
+    )
 
     _source: str = PrivateAttr("sweep")
     _overrides: tuple[over.Override, ...] = PrivateAttr(())
@@ -150,7 +172,7 @@ class Sweep(Part):
     def where(self, index: int, path: str) -> str:
         """How messages name a field of a trial (or of the file): the override that set it, or its place."""
         parts = tuple(re.sub(r"\[(\d+)\]", r".\1", path).split("."))
-        if parts[0] in type(self).model_fields:
+        if parts[0] in over.fields_of(type(self)):
             override = _responsible((parts,), self._overrides)
             return override.text if override else f"{self.source}: {path}"
         said = _says(self.trials[index], parts)
@@ -179,6 +201,8 @@ def build(content: Any, source: str, overrides: Sequence[str] = ()) -> Sweep:
     trials = tree.get("trials")
     for part in (tree.get("base"), *(trials if isinstance(trials, list) else ())):
         _anchor(part)
+    if isinstance(files := tree.get("import"), str | list):
+        tree["import"] = [_absolute(file) for file in ([files] if isinstance(files, str) else files)]
     try:
         sweep = Sweep.model_validate(tree)
     except ValidationError as error:
@@ -209,6 +233,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[tuple[str |
     # A misspelt field is also a missing one: the former says what to mend.
     first = min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
     loc, given, kind = first["loc"], first["input"], first["type"]
+    if not loc and model is TrialSpec and kind == "value_error":
+        loc = ("setup",)  # what else is read before the fields are
     if kind == "extra_forbidden":
         return loc, f"unknown field{nearest(str(loc[-1]), _fields_at(loc[:-1], model))}"
     if kind == "missing":
@@ -228,6 +254,9 @@ def _anchor(part: Any) -> None:
     data, helpers = part.get("data"), part.get("helpers")
     if isinstance(data, dict) and "root" in data:
         data["root"] = _absolute(data["root"])
+    extra = data.get("extra") if isinstance(data, dict) else None
+    if isinstance(extra, dict) and "path" in extra:
+        extra["path"] = _absolute(extra["path"])
     for helper in helpers.values() if isinstance(helpers, dict) else ():
         _anchor(helper)
         if isinstance(helper, dict) and "path" in helper:
@@ -258,6 +287,8 @@ def _check(sweep: Sweep, index: int) -> None:
             raise UserError(
                 f"{place}.seed: seeds are set by 'seeds', for the sweep or for a trial of the file"
             )
+        if "imports" in tree:
+            raise UserError(f"{place}.imports: the whole sweep says which files it needs: import: [FILE.py]")
     try:
         dimensions = sweep.dimensions(index)
     except UserError as error:
@@ -324,8 +355,8 @@ def dotted(loc: tuple[str | int, ...]) -> str:
 def _model_at(loc: Sequence[str | int], model: type[BaseModel]) -> type[BaseModel] | None:
     """The section that stands at a place, if one does."""
     for part in loc:
-        fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
-        kind = fields.get(str(part))
+        field = over.fields_of(model).get(str(part))
+        kind = field.annotation if field else None
         if not isinstance(kind, type) or not issubclass(kind, BaseModel):
             return None
         model = kind
@@ -334,4 +365,4 @@ def _model_at(loc: Sequence[str | int], model: type[BaseModel]) -> type[BaseMode
 
 def _fields_at(loc: Sequence[str | int], model: type[BaseModel]) -> list[str]:
     section = _model_at(loc, model)
-    return [field.alias or name for name, field in section.model_fields.items()] if section else []
+    return list(over.fields_of(section)) if section else []

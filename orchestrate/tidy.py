@@ -16,7 +16,7 @@ from pathlib import Path
 from orchestrate import ledger
 from orchestrate.events import story
 from orchestrate.locks import Watch
-from orchestrate.runs import Runs, SweepDir, TrialDir
+from orchestrate.runs import Runs, SweepDir, TrialDir, read_yaml
 from training.errors import UserError
 
 YOUNG_S = 60.0  # a temporary file as young as this may still be written to
@@ -55,6 +55,7 @@ def waste(runs: Runs, given_up: Collection[str] = ()) -> list[Waste]:
         found += _drafts(sweep.path) if not Watch(sweep.lock_file).held() else []
     found += [Waste(path, "replaced by --fresh") for path in sorted((runs.path / "old").glob("*"))]
     found += _downloads(runs, needed)
+    found += [] if a_driver_lives else _imports(runs, needed, kept)
     return found
 
 
@@ -107,6 +108,18 @@ def _drafts(folder: Path) -> Iterator[Waste]:
     for file in sorted(folder.rglob(".*.tmp")):
         if file.is_file() and time.time() - file.stat().st_mtime > YOUNG_S:
             yield Waste(file, "temporary file")
+
+
+def _imports(runs: Runs, needed: Collection[str], kept: Collection[SweepDir]) -> Iterator[Waste]:
+    """Users' own files that no needed trial, and no sweep to go on with, refers to."""
+    specs = [runs.trial(key).spec() for key in needed if runs.trial(key).spec_file.exists()]
+    used = {digest for spec in specs for digest in spec.imports.values()}
+    for sweep in kept:
+        named = (read_yaml(sweep.sweep_file) or {}).get("import")
+        used |= set(named.values()) if isinstance(named, dict) else set()
+    for folder in sorted(runs.imports.glob("*")):
+        if folder.name not in used and time.time() - folder.stat().st_mtime > YOUNG_S:
+            yield Waste(folder, "imported file that nothing uses")
 
 
 def _downloads(runs: Runs, needed: Collection[str]) -> Iterator[Waste]:

@@ -181,7 +181,7 @@ class Attempt:
         told = story(self.trial.events)  # of the attempts before this one
         import torch
 
-        from training import checkpoint
+        from training import checkpoint, extensions
         from training import data as images
 
         torch.set_num_threads(self.settings.threads)
@@ -195,6 +195,7 @@ class Attempt:
         )
         print(f"attempt {self.events.attempt} of {self.trial.key} on {device}", flush=True)
         spec = self.trial.spec()
+        extensions.load_all(spec.imports, self.trial.imports)
         if spec.key(images.digest(spec.data)) != self.trial.key:
             raise UserError(
                 f"data: the images of '{spec.data.name}' are not those that trial {self.trial.key} was planned for;"
@@ -259,32 +260,38 @@ class Attempt:
 
 
 def load_helpers(spec: TrialSpec, runs: Runs, data: Dataset, device: torch.device) -> Mapping[str, nn.Module]:
-    """The trained networks that a resolved spec refers to: by another trial's key, or by file and digest.
+    """The trained networks that a resolved spec refers to, by name. Raises UserError as :func:`load_helper`."""
+    return {name: load_helper(name, place, runs, data, device)[0] for name, place in spec.helpers.items()}
+
+
+def load_helper(
+    name: str, place: Mapping[str, str], runs: Runs, data: Dataset, device: torch.device
+) -> tuple[nn.Module, TrialSpec]:
+    """A trained network and its spec, by ``{key: KEY}`` of another trial or ``{path: FILE, digest: SHA256}``.
 
     Raises UserError: no such checkpoint, contents other than the digest's, or a network for other images or classes.
     """
-    from training import checkpoint
+    from training import checkpoint, extensions
 
-    found = {}
-    for name, ref in spec.helpers.items():
-        if "key" in ref:
-            file = runs.trial(ref["key"]).checkpoints / "last.pt"
-            checkpoint.expect(file, ref["key"])
-        else:
-            file = Path(ref["path"])
-            if file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != ref["digest"]:
-                raise UserError(
-                    f"helpers.{name}: {file} is not the file any more that the trial was planned with"
-                )
-        network, _, facts = checkpoint.load_network(file, device=device)
-        has, needs = (facts["classes"], *facts["shape"]), (data.classes, *data.train.images.shape[1:])
-        if has != needs:
+    if "key" in place:
+        trial = runs.trial(place["key"])
+        file = trial.checkpoints / "last.pt"
+        checkpoint.expect(file, place["key"])
+        extensions.load_all(trial.spec().imports, runs.imports)
+    else:
+        file = Path(place["path"])
+        if file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != place["digest"]:
             raise UserError(
-                f"helpers.{name}: {file} is a network for {has[0]} classes of {_size(has)} images, and data"
-                f" '{data.name}' has {needs[0]} classes of {_size(needs)} images"
+                f"helpers.{name}: {file} is not the file any more that the trial was planned with"
             )
-        found[name] = network
-    return found
+    network, spec, facts = checkpoint.load_network(file, device=device)
+    has, needs = (facts["classes"], *facts["shape"]), (data.classes, *data.train.images.shape[1:])
+    if has != needs:
+        raise UserError(
+            f"helpers.{name}: {file} is a network for {has[0]} classes of {_size(has)} images, and data"
+            f" '{data.name}' has {needs[0]} classes of {_size(needs)} images"
+        )
+    return network, spec
 
 
 def _size(classes_and_shape: tuple[int, ...]) -> str:

@@ -131,12 +131,17 @@ def expect(imports: Mapping[str, str], source: str) -> None:
 
 
 def used_by(spec: TrialSpec) -> dict[str, str]:
-    """The digests, by name, of the loaded files that registered what a spec names."""
+    """The digests, by name, of the loaded files that registered what a resolved spec names."""
+    from training.guides import Joint
+    from training.recipes import build
+
     recipes, modifiers, models, data, schedules = registries()
+    guides = build(spec.method, spec.attack).guides.values()
     names = [
         (recipes, spec.method.name),
         *((modifiers, name) for name in spec.method.with_),
         (models, spec.model.name),
+        *((models, guide.model) for guide in guides if isinstance(guide, Joint) and guide.model),
         (data, spec.data.name),
         (schedules, spec.train.schedule.name),
     ]

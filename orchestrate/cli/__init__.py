@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrate.cli.catalogue import methods
 from orchestrate.cli.common import RunsOption
 from orchestrate.cli.keep import clean
 from orchestrate.cli.look import front, logs, ls, show, ui
@@ -22,7 +23,7 @@ from training.errors import UserError
 
 USAGE = 2  # exit code of a user's mistake
 PANELS = {
-    "Write": (init, schema),
+    "Write": (init, schema, methods),
     "Run": (sweep, train, retry, stop),
     "Look": (ls, show, logs, front, ui),
     "One network": (evaluate, export),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +33,21 @@ def complete_either(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
     return [(name, "sweep") for name in complete_sweep(ctx, incomplete)] + complete_trial(ctx, incomplete)
 
 
+def complete_method(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Names of methods; after a +, of modifiers. Only the first word is one."""
+    if ctx.params.get("words") or "=" in incomplete:
+        return []
+    from training.recipes import MODIFIERS, RECIPES
+
+    *before, begun = incomplete.split("+")
+    registry = MODIFIERS if before else RECIPES
+    return [
+        ("+".join([*before, name]), entry.summary)
+        for name, entry in registry.entries.items()
+        if name.startswith(begun) and name not in before
+    ]
+
+
 RunsOption = Annotated[
     str | None,
     typer.Option("--runs", metavar="DIR", help="Where everything is kept. Default: PARAPET_RUNS, or ./runs"),
@@ -44,9 +59,30 @@ OverridesArgument = Annotated[
 TrialArgument = Annotated[
     str, typer.Argument(metavar="KEY", help="A trial's key, or its beginning.", autocompletion=complete_trial)
 ]
+ImportOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--import", metavar="FILE.py", help="Your own methods, models, data sets, ... (may be repeated)."
+    ),
+]
 SweepArgument = Annotated[
     str, typer.Argument(metavar="SWEEP", help="A sweep's name.", autocompletion=complete_sweep)
 ]
+
+
+def load_imports(
+    files: Sequence[Path] | None, imports: Mapping[str, str] | None = None, runs: Runs | None = None
+) -> None:
+    """Load the files given with --import, and then those that a trial of this store was trained with."""
+    from training import extensions
+
+    for file in files or ():
+        try:
+            extensions.load(file)
+        except UserError as error:
+            raise UserError(f"--import: {error}") from error
+    if imports and runs is not None:
+        extensions.load_all(imports, runs.imports)
 
 
 def find_sweep(runs: Runs, name: str) -> SweepDir:

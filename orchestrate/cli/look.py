@@ -187,9 +187,12 @@ def _why(told: Story) -> str:
 def _formula(trial: TrialDir, rows: list[Row]) -> str:
     if rows and rows[-1].formula:
         return rows[-1].formula
+    from training.extensions import load_all
     from training.resolve import formula
 
-    return formula(trial.spec())
+    spec = trial.spec()
+    load_all(spec.imports, trial.imports)
+    return formula(spec)
 
 
 def _sweeps_of(store: Runs, key: str) -> list[str]:

@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrate.cli.common import OverridesArgument, RunsOption, TrialArgument, percent, table
-from orchestrate.runs import TrialDir, locate, write_whole
+from orchestrate.cli.common import (
+    ImportOption,
+    OverridesArgument,
+    RunsOption,
+    TrialArgument,
+    load_imports,
+    percent,
+    table,
+)
+from orchestrate.runs import Runs, TrialDir, locate, write_whole
 from training.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,11 +34,15 @@ def evaluate(
     overrides: OverridesArgument = None,
     attacks: Annotated[str, typer.Option(metavar="NAMES", help="With commas between them.")] = "autoattack",
     images: Annotated[int | None, typer.Option(metavar="N", help="Default: all test images.")] = None,
+    imports: ImportOption = None,
+    runs: RunsOption = None,
 ) -> None:
     """Attack any checkpoint, here and now.
 
     Data and threat model are those it was trained with unless overridden (data.root=PATH, attack.eps=4/255).
     Where the checkpoint is a trial's and its test images are used, per-image verdicts go to the trial's outcomes.
+    Files of their user's own that trials of --runs were trained with are found there; for any other checkpoint give
+    them with --import.
     """
     import torch
 
@@ -39,6 +51,8 @@ def evaluate(
     from training.data import load
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    load_imports(imports)
+    _load_own_imports(checkpoint, locate(runs))
     network, trained, facts = load_network(checkpoint, device=device)
     spec = _overridden(trained, overrides or [])
     wanted = _evaluation(checkpoint, attacks, images)
@@ -74,6 +88,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: KEY.safetensors")
     ] = None,
+    imports: ImportOption = None,
     runs: RunsOption = None,
 ) -> None:
     """Write the weights of a trial's best network as safetensors, and say how to load them."""
@@ -84,7 +99,9 @@ def export(
 
     from training.checkpoint import load_network
 
-    trial = locate(runs).find(key)
+    store = locate(runs)
+    trial = store.find(key)
+    load_imports(imports, trial.spec().imports, store)
     network, spec, facts = load_network(trial.checkpoints / "best.pt", device="cpu")
     file = output or Path(f"{trial.key}.safetensors")
     if not file.parent.is_dir():
@@ -96,21 +113,38 @@ def export(
     except (SafetensorError, OSError) as error:
         raise UserError(f"--output: {file} cannot be written: {error}") from None
     print(f"{file} ({sum(t.numel() for t in weights.values()):,} numbers). To load it:\n")
-    print(_loading(file, spec, facts))
+    print(_loading(file, spec, facts, store))
 
 
-def _loading(file: Path, spec: TrialSpec, facts: dict[str, Any]) -> str:
-    """Three lines of Python that make the network again; images are [N, C, H, W] in [0, 1]."""
+def _load_own_imports(checkpoint: Path, store: Runs) -> None:
+    """Load what a trial of this store was trained with. A checkpoint from elsewhere has no say in what is run."""
+    trial = TrialDir(checkpoint.resolve().parent.parent)
+    if trial.path.parent == store.path / "trials" and trial.spec_file.exists():
+        load_imports(None, trial.spec().imports, store)
+
+
+def _loading(file: Path, spec: TrialSpec, facts: dict[str, Any], store: Runs) -> str:
+    """Three lines of Python that make the network again; images are [N, C, H, W] in [0, 1].
+
+    Before them one more, where it is a network of its user's own file.
+    """
+    from training.models import MODELS
+    from training.recipes import build
+
     model = spec.model.model_dump(mode="json")
     shape, mean, std = tuple(facts["shape"]), tuple(facts["mean"]), tuple(facts["std"])
-    return "\n".join(
-        [
-            "import training.models, training.spec, safetensors.torch",
-            f"network = training.models.build(training.spec.Choice(**{model!r}),"
-            f" {shape}, {facts['classes']}, {mean}, {std}).eval()",
-            f"network.load_state_dict(safetensors.torch.load_file({str(file)!r}))",
-        ]
-    )
+    head = build(spec.method, spec.attack).head
+    arguments = f"training.spec.Choice(**{model!r}), {shape}, {facts['classes']}, {mean}, {std}"
+    lines = [
+        "import training.models, training.spec, safetensors.torch",
+        f"network = training.models.build({arguments}{f', training.models.{head!r}' if head else ''}).eval()",
+        f"network.load_state_dict(safetensors.torch.load_file({str(file)!r}))",
+    ]
+    origin = MODELS.get(spec.model.name, "model.name").origin
+    if origin is not None:
+        own = store.imports / origin.digest / origin.name
+        lines.insert(0, f"import pathlib, training.extensions as own; own.load(pathlib.Path({str(own)!r}))")
+    return "\n".join(lines)
 
 
 def _overridden(trained: TrialSpec, overrides: Sequence[str]) -> TrialSpec:

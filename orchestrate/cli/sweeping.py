@@ -5,16 +5,19 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrate.cli.common import (
+    ImportOption,
     OverridesArgument,
     RunsOption,
     SweepArgument,
     complete_either,
+    complete_method,
     find_sweep,
     table,
     warn,
@@ -76,25 +79,57 @@ def sweep(
 
 
 def train(
-    overrides: OverridesArgument = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[METHOD] [FIELD=VALUE]...",
+            help="A method, like hat+awp+wa; and fields, like method.beta=3 train.epochs=5",
+            autocompletion=complete_method,
+        ),
+    ] = None,
+    imports: ImportOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")] = False,
     cluster: ClusterOption = "local",
     runs: RunsOption = None,
 ) -> int:
     """Train and evaluate one trial without a sweep file.
 
-    Nothing overridden, it is PGD-AT on the digits: try method.name=trades method.beta=6 train.epochs=5.
-    It becomes a sweep of its own, with a name of its own unless you give name=.
+    Nothing said, it is PGD-AT on the digits: try parapet train hat+wa method.beta=3 train.epochs=5. With
+    setup=NAME it is trained as in that paper (parapet methods --setups). It becomes a sweep of its own, with a name
+    of its own unless you give name=.
     """
+    from orchestrate.imports import Imports
     from orchestrate.sweep_file import build
     from training.spec import digest_of
 
-    content = {"name": "train", "base": TRIAL}
-    wanted = build(content, "parapet train", overrides or [])
-    if not any(text.startswith("name=") for text in overrides or []):
-        digest = digest_of(wanted.dump() | {"concurrency": None, "resources": None})
-        wanted = build(content, "parapet train", [*(overrides or []), f"name=train-{digest[:8]}"])
-    return _run(wanted, locate(runs), cluster, dry_run=dry_run, fresh=False)
+    overrides = [f"method={word}" if "=" not in word else word for word in (words or [])[:1]] + (words or [])[
+        1:
+    ]
+    content = {"name": "train", "base": _defaults(overrides), "import": [str(file) for file in imports or ()]}
+    wanted = build(content, "parapet train", overrides)
+    store = locate(runs)
+    if not any(text.startswith("name=") for text in overrides):
+        files = {"import": Imports.of(wanted, store).digests}
+        digest = digest_of(wanted.dump() | files | {"concurrency": None, "resources": None})
+        wanted = build(content, "parapet train", [*overrides, f"name=train-{digest[:8]}"])
+    return _run(wanted, store, cluster, dry_run=dry_run, fresh=False)
+
+
+def _defaults(overrides: Sequence[str]) -> dict[str, Any]:
+    """What is trained where nothing is said: TRIAL, but for the sections that a setup has, and with its method.
+
+    A setup that names no data is of any: those of TRIAL then stay.
+    """
+    from training import setups
+
+    name = next((text.partition("=")[2] for text in reversed(overrides) if text.startswith("setup=")), "")
+    if name not in setups.names():
+        return TRIAL  # should it be a wrong name, that is told with all other mistakes
+    setup = setups.read(name)
+    own = {section for section in setup if section != "data" or "name" in setup["data"]}
+    base = {section: given for section, given in TRIAL.items() if section not in own}
+    methods = list(setup.get("methods", {}))
+    return base | ({"method": {"name": methods[0]}} if methods else {})
 
 
 def retry(name: SweepArgument, cluster: ClusterOption = "local", runs: RunsOption = None) -> int:

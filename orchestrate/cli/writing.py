@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrate.cli.common import ImportOption, load_imports
 from orchestrate.runs import write_whole
 from training.errors import UserError
 
@@ -58,8 +59,10 @@ def schema(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: standard output.")
     ] = None,
+    imports: ImportOption = None,
 ) -> None:
-    """Print the JSON Schema of the sweep file, for editors."""
+    """Print the JSON Schema of the sweep file, for editors; with --import, what a file of yours adds is in it."""
+    load_imports(imports)
     if output is None:
         print(_schema(), end="")
         return

@@ -53,6 +53,8 @@ def of_trial(trial: TrialDir, story: Story, origin: Origin | None, large: bool) 
     """
     if trial.spec_file.exists():
         yield from_file("spec.yaml", trial.spec_file)
+        for name, digest in trial.spec().imports.items():
+            yield from_file(f"imports/{name}", trial.imports / digest / name)
     for text in origin.texts if origin else ():
         yield from_file(text.name, text)
     for outcome in sorted(trial.outcomes.glob("*.parquet")):

@@ -113,7 +113,7 @@ def test_runs_may_stand_before_the_command_or_after_it_or_in_the_environment(cap
 
 def test_without_a_command_it_says_what_there_is(capsys):
     out = shown(capsys)
-    commands = "sweep init train evaluate front ls show logs stop retry clean export ui schema"
+    commands = "sweep init train evaluate front ls show logs stop retry clean export ui schema methods"
     assert all(command in out for command in commands.split(" "))
 
 
@@ -267,6 +267,46 @@ def test_train_is_a_sweep_of_one_trial_with_a_name_of_its_own(capsys, monkeypatc
     assert "unknown field" in refused(capsys, "train", "train.epoch=1")
 
 
+def test_train_takes_the_method_as_its_first_word(capsys, monkeypatch):
+    swept = []
+    monkeypatch.setattr("orchestrate.driver.run", lambda sweep, runs, **_: swept.append(sweep) or 0)
+    for words in (["hat+awp+wa", "method.beta=3"], ["method=hat+awp+wa", "method.beta=3"]):
+        assert main(["train", *words, "train.epochs=1", "model={name: mlp}"]) == 0
+    first, second = swept
+    assert first.template(0)["method"] == {"name": "hat", "with": {"awp": {}, "wa": {}}, "beta": 3}
+    assert first.name == second.name
+    capsys.readouterr()
+    assert "no modifier 'apw' (did you mean 'awp'?)" in refused(capsys, "train", "hat+apw")
+    assert "method=standard+fat: ends PGD searches" in refused(capsys, "train", "standard+fat")
+    assert "written field=value" in refused(capsys, "train", "hat", "awp")
+
+
+def test_train_with_a_setup_leaves_out_the_defaults_that_it_replaces(capsys, monkeypatch, tmp_path):
+    from training import setups
+
+    (tmp_path / "setups" / "here").mkdir(parents=True)
+    (tmp_path / "setups" / "here" / "any.yaml").write_text(
+        "train: {epochs: 7}\nattack: {norm: l2, eps: 1.0}\ndata: {val: 0.2}\nmethods: {trades: {beta: 4}, hat: {}}\n"
+    )
+    monkeypatch.setattr(setups, "FOLDER", tmp_path / "setups")
+    planned = []
+    monkeypatch.setattr(
+        "orchestrate.driver.run", lambda _, runs, planner, **__: planned.extend(planner.check()) or 0
+    )
+    lines = (["setup=here/any"], ["hat", "setup=here/any", "train.epochs=1", "data.val=0.3"])
+    for words in lines:
+        assert main(["train", *words, "model={name: mlp}"]) == 0
+    first, second = (wanted.spec for wanted in planned)
+    assert (first.method.name, first.method.parameters["beta"], first.train.epochs) == ("trades", 4, 7)
+    assert (first.attack.norm, first.attack.eps, first.train.batch_size) == ("l2", 1.0, 128)
+    assert (first.data.name, first.data.val) == ("digits", 0.2)
+    assert (second.method.name, second.train.epochs, second.data.val) == ("hat", 1, 0.3)
+    capsys.readouterr()
+    assert "setup=here/ayn: no setup 'here/ayn' (did you mean 'here/any'?)" in refused(
+        capsys, "train", "setup=here/ayn"
+    )
+
+
 # Files to edit
 
 
@@ -341,3 +381,6 @@ def test_completion_knows_keys_and_sweeps(tmp_path):
     assert completed("parapet retry ") == ["digits"]
     assert completed("parapet stop ") == ["digits", "aaaa", "bbbb"]
     assert "sweep" in completed("parapet s")
+    assert completed("parapet methods tra") == ["trades"]
+    assert completed("parapet train trades+aw") == ["trades+awp"]
+    assert completed("parapet train trades+awp aw") == []

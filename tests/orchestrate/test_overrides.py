@@ -73,6 +73,54 @@ def test_values_are_yaml():
     assert values(sweep("data.root=/a=b"), "data.root") == ["/a=b"] * 3
 
 
+def short(*overrides):
+    """Methods by their short names."""
+    trials = [{"method": "hat+awp"}, {"method": {"name": "trades+awp+wa", "beta": 2}}, {"method": "standard"}]
+    swept = build(content() | {"trials": trials}, "f.yaml", overrides)
+    return [swept.template(index)["method"] for index in range(3)]
+
+
+def test_a_short_name_is_the_section_that_it_stands_for():
+    hat, trades, standard = short()
+    assert hat == {"name": "hat", "with": {"awp": {}}}
+    assert trades == {"name": "trades", "beta": 2, "with": {"awp": {}, "wa": {}}}
+    assert standard == {"name": "standard"}
+    assert short("method=hat+awp+wa") == [{"name": "hat", "with": {"awp": {}, "wa": {}}}] * 3
+    assert short("trials.2.method.name=hat+wa")[2] == {"name": "hat", "with": {"wa": {}}}
+    assert short("base.method=hat", "trials.2.method={with: {wa: {}}}")[2] == {
+        "name": "hat",
+        "with": {"wa": {}},
+    }
+
+
+def test_an_override_reaches_into_a_method_with_a_short_name():
+    assert [m.get("beta") for m in short("trials.0.method.beta=3")] == [3, 2, None]
+    assert short("method=hat+awp", "method.beta=3")[2] == {"name": "hat", "with": {"awp": {}}, "beta": 3}
+    hat, trades, standard = short("method.with.awp.radius=0.01")
+    assert hat["with"] == {"awp": {"radius": 0.01}}
+    assert trades["with"] == {"awp": {"radius": 0.01}, "wa": {}}
+    assert "with" not in standard, "a parameter of a modifier makes nobody have the modifier"
+    assert [list(m["with"]) for m in short("method.with.fat={}")] == [
+        ["awp", "fat"],
+        ["awp", "wa", "fat"],
+        ["fat"],
+    ]
+
+
+def test_a_helper_may_have_a_short_name_too():
+    swept = sweep("helpers.start.method=hat+awp", "helpers.start.method.beta=3")
+    assert swept.template(0)["helpers"] == {
+        "start": {"method": {"name": "hat", "with": {"awp": {}}, "beta": 3}}
+    }
+
+
+def test_an_annealed_value_is_replaced_as_a_whole():
+    trials = [{"method": {"name": "trades", "beta": {"linear": [1, 6]}}}]
+    base = content()["base"] | {"method": {"name": "trades", "beta": {"cosine": [6, 1]}}}
+    swept = build(content() | {"base": base, "trials": trials}, "f.yaml")
+    assert swept.template(0)["method"]["beta"] == {"linear": [1, 6]}
+
+
 def test_later_overrides_win():
     assert values(sweep("train.epochs=2", "train.epochs=3"), "train.epochs") == [3, 3, 3]
 
@@ -86,6 +134,12 @@ def test_later_overrides_win():
         ("trian.epochs=2", "unknown field 'trian' (did you mean 'train'?)"),
         ("epoch=2", "unknown field 'epoch' (did you mean 'epochs'?)"),
         ("seed=1", "did you mean 'seeds'?"),
+        ("setpu=x", "did you mean 'setup'?"),
+        ("setup.name=x", "'setup' is a value"),
+        ("setup=hat/cifar11", "no setup 'hat/cifar11'"),
+        ("imports={}", "did you mean 'import'?"),
+        ("base.imports={}", "unknown field 'imports'"),
+        ("import=3", "should be a list of Python files, got 3"),
         ("base.atack.eps=1", "did you mean 'attack'?"),
         ("trials.0.data.rot=x", "did you mean 'root'?"),
         ("trials.x.data.root=x", "'trials' is a list"),

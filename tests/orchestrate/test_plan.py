@@ -117,6 +117,115 @@ def test_labels_hold_the_method_and_what_differs(tmp_path):
     ]
 
 
+def test_short_names_are_the_trials_that_they_stand_for(tmp_path):
+    long = sweep(
+        method("hat", **{"with": {"awp": {}, "wa": {}}}), method("trades", beta=2, **{"with": {"awp": {}}})
+    )
+    short = sweep({"method": "hat+awp+wa"}, method("trades+awp", beta=2))
+    assert [w.key for w in plan(short, tmp_path)] == [w.key for w in plan(long, tmp_path)]
+    assert [w.label for w in plan(short, tmp_path)] == ["hat+awp+wa", "trades+awp"]
+
+
+def test_methods_can_be_searched_by_their_short_names(tmp_path):
+    whole = sweep({"method": {"grid": ["trades", "hat+awp", {"name": "hat", "beta": 3}]}})
+    assert [w.label for w in plan(whole, tmp_path)] == ["trades", "hat+awp", "hat beta=3"]
+    names = sweep(method({"grid": ["trades", "trades+awp"]}, beta={"grid": [1, 3]}))
+    assert [w.label for w in plan(names, tmp_path)] == [
+        "trades beta=1",
+        "trades beta=3",
+        "trades+awp beta=1",
+        "trades+awp beta=3",
+    ]
+
+
+def test_an_annealed_parameter_is_one_value_in_a_label(tmp_path):
+    swept = sweep(
+        method("trades", beta={"linear": [1, 6]}), method("trades", beta={"grid": [3, {"cosine": [1, 6]}]})
+    )
+    assert [w.label for w in plan(swept, tmp_path)] == [
+        "trades beta=linear[1, 6]",
+        "trades beta=3",
+        "trades beta=cosine[1, 6]",
+    ]
+
+
+def test_helpers_of_helpers_are_planned_and_their_names_checked(tmp_path):
+    started = method("pgd-at+pretrained") | {
+        "helpers": {"start": {"method": "hat+wa", "train": {"epochs": 1}}}
+    }
+    (wanted,) = plan(sweep(started), tmp_path)
+    (start,) = wanted.helpers
+    assert (start.label, start.spec.train.epochs) == ("hat+wa (helper)", 1)
+    assert [(h.label, h.spec.train.epochs) for h in start.helpers] == [("standard (helper)", 1)]
+    assert start.spec.helpers == {"standard": {"key": start.helpers[0].key}}
+    for helpers, words in (
+        (
+            {"strat": {}},
+            "f.yaml: trials[0].helpers.strat: no trial needs a helper 'strat' (did you mean 'start'?)",
+        ),
+        (
+            {"start": {"helpers": {"standard": {}}}},
+            "f.yaml: trials[0].helpers.start.helpers.standard: no trial needs",
+        ),
+        ({"start": {"setup": "no/such"}}, "f.yaml: trials[0].helpers.start.setup: no setup 'no/such'"),
+    ):
+        assert refused(sweep(started | {"helpers": helpers}), tmp_path).startswith(words)
+
+
+def test_a_helper_that_base_names_is_for_those_that_need_it(tmp_path):
+    both = [method("trades"), method("hat")]
+    helpers = {"standard": {"train": {"epochs": 1}}}
+    swept = sweep(*both, base=BASE | {"helpers": helpers})
+    assert [[h.spec.train.epochs for h in w.helpers] for w in plan(swept, tmp_path)] == [[], [1]]
+    Planner(swept, Runs(tmp_path)).check()
+    own = sweep(both[0] | {"helpers": helpers}, both[1])
+    assert refused(own, tmp_path).startswith("f.yaml: trials[0].helpers.standard: no trial needs a helper")
+    assert "no trial needs" in refused(sweep(method("hat", gamma=0) | {"helpers": helpers}), tmp_path)
+
+
+@pytest.fixture
+def setup(monkeypatch, tmp_path):
+    """A setup ``here/digits``, as a paper's recipe would be."""
+    from training import setups
+
+    folder = tmp_path / "setups" / "here"
+    folder.mkdir(parents=True)
+    (folder / "digits.yaml").write_text(
+        "about: a test\nsource: nowhere\n"
+        "train: {epochs: 7, lr: 0.3}\nattack: {norm: linf, eps: 0.1}\nmethods: {trades: {beta: 4}}\n"
+    )
+    monkeypatch.setattr(setups, "FOLDER", tmp_path / "setups")
+
+
+def test_a_setup_lies_below_what_the_file_and_overrides_say(setup, tmp_path):
+    base = {name: BASE[name] for name in ("data", "model")}
+
+    def wanted(trial, *overrides):
+        swept = sweep(trial | {"setup": "here/digits"}, base=base, overrides=overrides)
+        return plan(swept, tmp_path / "runs")[0]
+
+    spec = wanted({"method": "trades"}).spec
+    assert (spec.train.epochs, spec.train.lr, spec.attack.eps) == (7, 0.3, 0.1)
+    assert spec.method.parameters["beta"] == 4
+    spec = wanted(method("trades+wa", beta=2) | {"train": {"lr": 0.1}}, "train.epochs=2").spec
+    assert (spec.train.epochs, spec.train.lr, spec.attack.eps) == (2, 0.1, 0.1)
+    assert spec.method.parameters["beta"] == 2
+    plain = plan(
+        sweep(
+            method("trades", beta=4), base=base | {"train": {"epochs": 7, "lr": 0.3}, "attack": {"eps": 0.1}}
+        ),
+        tmp_path,
+    )
+    assert wanted({"method": "trades"}).key == plain[0].key, "a setup is no part of a key: what it says is"
+    both = sweep({"method": "trades", "setup": {"grid": [None, "here/digits"]}})
+    assert [w.label for w in plan(both, tmp_path)] == ["trades", "trades setup=here/digits"]
+
+
+def test_a_helper_of_a_helper_can_be_trained_by_a_setup(setup, tmp_path):
+    swept = sweep(method("hat") | {"helpers": {"standard": {"setup": "here/digits"}}})
+    assert plan(swept, tmp_path / "runs")[0].helpers[0].spec.train.epochs == 7
+
+
 def test_a_helper_is_a_trial_of_its_own_shared_by_seeds_and_methods(tmp_path):
     swept = sweep(method("standard"), method("hat", beta={"grid": [1, 2]}) | {"seeds": [0, 1]})
     standard, *hats = plan(swept, tmp_path)
@@ -190,6 +299,15 @@ def test_an_unreadable_or_truncated_helper_is_refused(tmp_path):
         (method("trades", beta={"grid": [1, -1]}), [], "f.yaml: trials[0].method.beta: "),
         (method("trades", beta="x"), [], "f.yaml: trials[0].method.beta: "),
         (method("trades", **{"with": {"ema": {}}}), [], "f.yaml: trials[0].method.with: no modifier 'ema'"),
+        ({"method": "trades+ema"}, [], "f.yaml: trials[0].method.with: no modifier 'ema'"),
+        ({"method": "trades+apw"}, [], "no modifier 'apw' (did you mean 'awp'?)"),
+        (method("trades"), ["method=hta+awp"], "method=hta+awp: no method 'hta' (did you mean 'hat'?)"),
+        ({"method": "standard+fat"}, [], "f.yaml: trials[0].method.with.fat: ends PGD searches early"),
+        (
+            method("trades"),
+            ["method=standard+adr"],
+            "method=standard+adr: rectifies the labels of a PGD search",
+        ),
         (method("trades"), ["model.name=mpl"], "model.name=mpl: no model 'mpl' (did you mean 'mlp'?)"),
         (
             method("trades"),
@@ -218,7 +336,7 @@ def test_an_unreadable_or_truncated_helper_is_refused(tmp_path):
         (
             method("hat"),
             ["helpers.standrad.seed=1"],
-            "helpers.standrad.seed=1: no method needs a helper 'standrad'",
+            "helpers.standrad.seed=1: no trial needs a helper 'standrad' (did you mean 'standard'?)",
         ),
         (
             method("hat"),
