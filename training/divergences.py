@@ -37,11 +37,12 @@ def divergence(kind: Kind, a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Divergence(Writable):
-    """A symmetric distance between the predictions at two points."""
+    """A symmetric distance between the predictions at two points; ``b`` is forwarded first, unless ``a_first``."""
 
     kind: Kind
     a: At
     b: At
+    a_first: bool = False
 
     @property
     def name(self) -> str:
@@ -50,15 +51,16 @@ class Divergence(Writable):
 
     @property
     def reads(self) -> tuple[At, ...]:
-        return (self.b, self.a)  # as KL("adv", "clean"): what one compares to comes first
+        # As KL("adv", "clean"): what one compares to comes first.
+        return (self.a, self.b) if self.a_first else (self.b, self.a)
 
     def __repr__(self) -> str:
         points = [at if isinstance(at, str) else f"{at[0]} by {at[1]}" for at in (self.a, self.b)]
         return f"{WORDS[self.kind]}({points[0]} ~ {points[1]})"
 
     def __call__(self, views: Views) -> Tensor:
-        b = views.logits(*pair(self.b))
-        return divergence(self.kind, views.logits(*pair(self.a)), b)
+        views.logits(*pair(self.reads[0]))
+        return divergence(self.kind, views.logits(*pair(self.a)), views.logits(*pair(self.b)))
 
 
 TRIPLET = ("clean", "adv", "col")
@@ -67,7 +69,8 @@ TRIPLET = ("clean", "adv", "col")
 def extremes(views: Views) -> tuple[Tensor, Tensor]:
     """Positions in TRIPLET, [N] each: where the label is least probable, and where it is most probable."""
     label = views.targets["label"]
-    log_probs = [views.log_probs(name).detach() for name in TRIPLET]  # forwarded with their graph: Gap reads them too
+    # Forwarded with their graph: Gap reads them too.
+    log_probs = [views.log_probs(name).detach() for name in TRIPLET]
     belief = torch.stack([(log_p * label).sum(dim=1) for log_p in log_probs])
     return belief.argmin(dim=0), belief.argmax(dim=0)
 

@@ -109,10 +109,14 @@ class CE(Writable):
 
 @dataclass(frozen=True)
 class KL(Writable):
-    """Kullback-Leibler divergence sum_k p_to (log p_to - log p_at), in nats; the gradient flows into both."""
+    """Kullback-Leibler divergence sum_k p_to (log p_to - log p_at), in nats; the gradient flows into both.
+
+    ``to`` is forwarded before ``at``, or after it with ``at_first``.
+    """
 
     at: At
     to: At
+    at_first: bool = False
 
     @property
     def name(self) -> str:
@@ -120,13 +124,14 @@ class KL(Writable):
 
     @property
     def reads(self) -> tuple[At, ...]:
-        return (self.to, self.at)
+        return (self.at, self.to) if self.at_first else (self.to, self.at)
 
     def __repr__(self) -> str:
         return f"KL({_print(self.at)} to {_print(self.to)})"
 
     def __call__(self, views: Views) -> Tensor:
         to, at = pair(self.to), pair(self.at)
+        views.logits(*pair(self.reads[0]))
         return (views.probs(*to) * (views.log_probs(*to) - views.log_probs(*at))).sum(dim=1)
 
 

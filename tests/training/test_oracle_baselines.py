@@ -1,0 +1,309 @@
+"""Standard training, PGD-AT, TRADES, MART, ALP, FreeAT, FastAT and RST against straight-line code, in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle_steps import (
+    ALPHA,
+    DIVERGENCE,
+    EPS,
+    NOW,
+    THREE,
+    K,
+    ascend,
+    assert_same_steps,
+    ce_points,
+    draw,
+    gaussian,
+    kl,
+    kl_points,
+    method,
+    smooth,
+    step_on,
+    three_batches,
+    uniform,
+    while_searching,
+)
+
+MODES = ["eval", "train-tracked", "train-untracked"]
+
+
+def test_standard_training_is_cross_entropy(tiny, minibatch):
+    def published(nets, sgd, x, y, now):
+        loss = F.cross_entropy(nets["student"](x), y)
+        step_on(sgd, loss)
+        return {"loss": loss}
+
+    assert_same_steps(method("standard"), {"student": tiny()}, published, [minibatch])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("start", ["uniform", "gaussian"])
+def test_pgd_at_equals_its_formula(tiny, minibatch, start, mode):
+    def published(nets, sgd, x, y, now):
+        adv = ce_points(nets["student"], x, y, now, start, mode)
+        loss = F.cross_entropy(nets["student"](adv), y)
+        step_on(sgd, loss)
+        return {"loss": loss, "adv": adv}
+
+    ours = method("pgd-at", start=start, batchnorm=mode)
+    assert_same_steps(ours, {"student": tiny()}, published, three_batches(minibatch), THREE)
+
+
+def test_pgd_at_starts_anywhere_in_the_ball_and_searches_in_eval_mode():
+    assert method("pgd-at") == method("pgd-at", start="uniform", batchnorm="eval")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("regulariser", DIVERGENCE)
+def test_trades_equals_its_formula_with_every_divergence(tiny, minibatch, regulariser, mode):
+    divergence = DIVERGENCE[regulariser]
+
+    def published(nets, sgd, x, y, now):
+        net = nets["student"]
+        adv = kl_points(net, x, now, mode=mode, divergence=divergence)
+        clean, far = net(x), net(adv)
+        loss = F.cross_entropy(clean, y) + 6 * divergence(clean, far).mean()
+        step_on(sgd, loss)
+        return {"loss": loss, "adv": adv}
+
+    ours = method("trades", regulariser=regulariser, batchnorm=mode)
+    assert_same_steps(ours, {"student": tiny()}, published, [minibatch])
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 6.0])
+@pytest.mark.parametrize("start", ["gaussian", "uniform"])
+def test_trades_equals_its_formula_for_every_beta(tiny, minibatch, beta, start):
+    def published(nets, sgd, x, y, now):
+        net = nets["student"]
+        adv = kl_points(net, x, now, start)
+        clean, far = net(x), net(adv)
+        loss = F.cross_entropy(clean, y) + beta * kl(clean, far).mean()
+        step_on(sgd, loss)
+        return {"loss": loss, "adv": adv}
+
+    ours = method("trades", beta=beta, start=start)
+    assert_same_steps(ours, {"student": tiny()}, published, three_batches(minibatch), THREE)
+
+
+def test_trades_in_an_l2_ball_steps_along_the_normalised_gradient(tiny, minibatch):
+    def published(nets, sgd, x, y, now):
+        net = nets["student"].eval()
+        adv = gaussian(x, now)
+        for _ in range(K):
+            adv = adv.detach().requires_grad_(True)
+            (grad,) = torch.autograd.grad(kl(net(x), net(adv)).sum(), adv)
+            adv = adv.detach()
+            for i in range(len(x)):
+                move = adv[i] + ALPHA * grad[i] / grad[i].norm() - x[i]
+                adv[i] = x[i] + (move * EPS / move.norm() if move.norm() > EPS else move)
+            adv = adv.clamp(0, 1)
+        net.train()
+        clean, far = net(x), net(adv)
+        loss = F.cross_entropy(clean, y) + 6 * kl(clean, far).mean()
+        step_on(sgd, loss)
+        return {"loss": loss, "adv": adv}
+
+    assert_same_steps(method("trades", "l2"), {"student": tiny()}, published, [minibatch])
+
+
+@pytest.mark.parametrize("regulariser", ["kl", "js"])
+def test_trades_as_published_forwards_the_clean_images_once_more_after_the_adversarial(
+    tiny, minibatch, regulariser
+):
+    divergence = DIVERGENCE[regulariser]
+
+    def published(nets, sgd, x, y, now):
+        net = nets["student"]
+        adv = kl_points(net, x, now, divergence=divergence)
+        natural = F.cross_entropy(net(x), y)
+        far = net(adv)
+        loss = natural + 6 * divergence(net(x), far).mean()
+        step_on(sgd, loss)
+        return {"loss": loss}
+
+    ours, net = method("trades", clean_twice=True, regulariser=regulariser), tiny()
+    assert_same_steps(ours, {"student": net}, published, [minibatch])
+    assert net.norm.num_batches_tracked == 3
+
+
+@pytest.mark.parametrize("mode", ["eval", "train-untracked"])
+def test_mart_equals_its_formula(tiny, minibatch, mode):
+    def published(nets, sgd, x, y, now):
+        net = nets["student"]
+        adv = ce_points(net, x, y, now, mode=mode)
+        clean, far = net(x), net(adv)
+        boosted, weighted = mart(clean, far, y)
+        loss = boosted + 5 * weighted
+        step_on(sgd, loss)
+        return {"loss": loss, "adv": adv}
+
+    ours = method("mart", batchnorm=mode)
+    assert_same_steps(ours, {"student": tiny()}, published, [minibatch])
+
+
+def mart(clean, adv, y):
+    """MART's two parts, image by image."""
+    boosted, weighted = 0, 0
+    for i, label in enumerate(y.tolist()):
+        p, q = clean[i].softmax(0), adv[i].softmax(0)
+        others = torch.stack([q[k] for k in range(4) if k != label])
+        boosted = boosted - q[label].log() - (1.0001 - others.max()).log()
+        weighted = weighted + (p * (p.log() - q.log())).sum() * (1.0000001 - p[label])
+    return boosted / len(y), weighted / len(y)
+
+
+@pytest.mark.parametrize("clean_share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("pairing", [0.0, 0.5])
+def test_alp_equals_its_formula(tiny, minibatch, clean_share, pairing):
+    def published(nets, sgd, x, y, now):
+        net = nets["student"]
+        adv = ce_points(net, x, y, now)
+        clean, far = net(x), net(adv)
+        loss = clean_share * F.cross_entropy(clean, y) + (1 - clean_share) * F.cross_entropy(far, y)
+        loss = loss + pairing * F.mse_loss(far, clean)
+        step_on(sgd, loss)
+        return {"loss": loss, "adv": adv}
+
+    ours = method("alp", clean=clean_share, pairing=pairing)
+    # Without the pairing, one end of the mixture has one forward less: its running statistics see one batch.
+    seen = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    single = pairing == 0 and clean_share in (0, 1)
+    assert_same_steps(ours, {"student": tiny()}, published, [minibatch], not_compared=seen if single else ())
+
+
+def test_alp_weighs_clean_and_adversarial_images_and_the_pairing_by_a_half():
+    assert method("alp") == method("alp", clean=0.5, pairing=0.5, batchnorm="eval")
+
+
+@pytest.mark.parametrize("replays", [1, 3])
+@pytest.mark.parametrize("size", [1.0, 0.25])
+def test_free_at_carries_its_noise_from_batch_to_batch_and_learns_from_the_same_backward(
+    tiny, minibatch, replays, size
+):
+    carried = torch.zeros(8, 2, 6, 6, dtype=torch.float64)
+
+    def published(nets, sgd, x, y, now):
+        net = nets["student"]
+        found = {}
+        for _ in range(replays):
+            noise = carried[: len(x)].clone().requires_grad_(True)
+            shifted = (x + noise).clamp(0, 1)
+            found.setdefault("adv", shifted.detach())
+            loss = F.cross_entropy(net(shifted), y)
+            sgd.zero_grad()
+            loss.backward()
+            carried[: len(x)] += size * EPS * noise.grad.sign()
+            carried.clamp_(-EPS, EPS)
+            sgd.step()
+        return found | {"loss": loss}
+
+    ours, net = method("free-at", replays=replays, step=size), tiny()
+    assert_same_steps(ours, {"student": net}, published, three_batches(minibatch), THREE)
+    assert net.norm.num_batches_tracked == 3 * replays
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_fast_at_takes_one_long_step_from_anywhere_in_the_ball(tiny, minibatch, mode):
+    def published(nets, sgd, x, y, now):
+        net = nets["student"]
+        searched = while_searching(net, mode)
+        start = uniform(x, now).clamp(0, 1)  # Wong et al.'s program clips the start to images before its step
+        adv = ascend(searched, x, start, lambda logits: F.cross_entropy(logits, y), 1, 1.25 * EPS)
+        net.train()
+        loss = F.cross_entropy(net(adv), y)
+        step_on(sgd, loss)
+        return {"loss": loss, "adv": adv}
+
+    ours = method("fast-at", batchnorm=mode)
+    assert_same_steps(ours, {"student": tiny()}, published, three_batches(minibatch), THREE)
+
+
+def test_fast_at_searches_in_train_mode_and_its_search_counts():
+    assert method("fast-at") == method("fast-at", step=1.25, batchnorm="train-tracked")
+
+
+def test_rst_is_trades_from_anywhere_in_the_ball(tiny, minibatch):
+    def published(nets, sgd, x, y, now):
+        net = nets["student"]
+        adv = kl_points(net, x, now, "uniform")
+        clean, far = net(x), net(adv)
+        loss = F.cross_entropy(clean, y) + 6 * kl(clean, far).mean()
+        step_on(sgd, loss)
+        return {"loss": loss, "adv": adv}
+
+    assert_same_steps(method("rst"), {"student": tiny()}, published, [minibatch])
+
+
+@pytest.mark.parametrize("where", ["everywhere", "loss"])
+def test_smoothed_labels_replace_the_label_in_pgd_at(tiny, minibatch, where):
+    def published(nets, sgd, x, y, now):
+        net = nets["student"]
+        soft = smooth(y, 0.2)
+        adv = ce_points(net, x, soft if where == "everywhere" else y, now, "uniform")
+        loss = F.cross_entropy(net(adv), y, label_smoothing=0.2)
+        step_on(sgd, loss)
+        return {"loss": loss, "adv": adv}
+
+    ours = method("pgd-at", **{"with": {"label-smoothing": {"amount": 0.2, "where": where}}})
+    assert_same_steps(ours, {"student": tiny()}, published, [minibatch])
+
+
+@pytest.mark.parametrize("where", ["everywhere", "loss", "clean"])
+def test_smoothed_labels_replace_the_label_in_trades(tiny, minibatch, where):
+    def published(nets, sgd, x, y, now):
+        net = nets["student"]
+        adv = kl_points(net, x, now)
+        clean, far = net(x), net(adv)
+        loss = F.cross_entropy(clean, y, label_smoothing=0.2) + 6 * kl(clean, far).mean()
+        step_on(sgd, loss)
+        return {"loss": loss, "adv": adv}
+
+    ours = method("trades", **{"with": {"label-smoothing": {"amount": 0.2, "where": where}}})
+    assert_same_steps(ours, {"student": tiny()}, published, [minibatch])
+
+
+def test_smoothed_labels_on_the_clean_loss_alone_leave_alps_adversarial_loss_hard(tiny, minibatch):
+    def published(nets, sgd, x, y, now):
+        net = nets["student"]
+        adv = ce_points(net, x, y, now)
+        clean, far = net(x), net(adv)
+        loss = 0.5 * F.cross_entropy(clean, y, label_smoothing=0.2) + 0.5 * F.cross_entropy(far, y)
+        loss = loss + 0.5 * F.mse_loss(far, clean)
+        step_on(sgd, loss)
+        return {"loss": loss, "adv": adv}
+
+    ours = method("alp", **{"with": {"label-smoothing": {"amount": 0.2, "where": "clean"}}})
+    assert_same_steps(ours, {"student": tiny()}, published, [minibatch])
+
+
+@pytest.mark.parametrize("base", ["pgd-at", "trades", "mart"])
+def test_two_neighbours_average_what_depends_on_the_adversarial_point(tiny, minibatch, base):
+    def published(nets, sgd, x, y, now):
+        net = nets["student"]
+        if base == "trades":
+            points = {name: kl_points(net, x, now, point=name) for name in ("adv", "twin")}
+        else:
+            start = "uniform" if base == "pgd-at" else "gaussian"
+            points = {name: ce_points(net, x, y, now, start, point=name) for name in ("adv", "twin")}
+        clean = None if base == "pgd-at" else net(x)
+        adv, twin = net(points["adv"]), net(points["twin"])
+        if base == "pgd-at":
+            loss = (F.cross_entropy(adv, y) + F.cross_entropy(twin, y)) / 2
+        elif base == "trades":
+            loss = F.cross_entropy(clean, y) + 6 * (kl(clean, adv).mean() + kl(clean, twin).mean()) / 2
+        else:
+            (b1, w1), (b2, w2) = mart(clean, adv, y), mart(clean, twin, y)
+            loss = (b1 + 5 * w1 + b2 + 5 * w2) / 2
+        step_on(sgd, loss)
+        return {"loss": loss} | points
+
+    ours = method(base, **{"with": {"two-neighbours": {}}})
+    assert_same_steps(ours, {"student": tiny()}, published, [minibatch])
+
+
+def test_the_noise_of_a_step_depends_on_its_moment():
+    x = torch.zeros(2, 2, 6, 6, dtype=torch.float64)
+    assert (gaussian(x, THREE[0]) - gaussian(x, THREE[1])).abs().max() > 1e-4
+    assert torch.equal(gaussian(x), gaussian(x, NOW))
+    assert draw().initial_seed() != draw(point="col").initial_seed()
