@@ -24,3 +24,15 @@ def mlp(
         layers += [nn.Linear(of, to), activate(activation)]
         of = to
     return Network(inputs, normalize, nn.Sequential(*layers), of)
+
+
+@MODELS.register("toy-mlp", source="Rade and Moosavi-Dezfooli 2022 (HAT), App. A.1")
+def toy_mlp(
+    inputs: Inputs, *, width: Width = 25, activation: Activation = "relu", normalize: Normalize = "none"
+) -> Network:
+    """HAT's network for its toy problem: one hidden layer of 25 units on the three features as they are.
+
+    ``inputs.shape`` is (1, 1, 3) there, and 152 parameters come of it with 2 classes. Initialised by PyTorch.
+    """
+    network: Network = mlp(inputs, hidden=(width,), activation=activation, normalize=normalize)
+    return network
