@@ -1,19 +1,30 @@
-"""Models against published sizes, torchvision, and the formulas written out."""
+"""What holds for every model."""
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from training.data.torchvision_import import datasets
 from training.errors import UserError
 from training.models import MODELS, build
 from training.spec import Choice
 
 EVERY = sorted(MODELS.entries)
+FAMILIES = [  # one for each way of building; the others differ in depth and width
+    "lbgat-resnet18",
+    "mlp",
+    "preact-resnet18",
+    "resnet18",
+    "resnet50",
+    "small-cnn",
+    "small-cnn-4x4",
+    "toy-mlp",
+    "wrn",
+]
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 
 
@@ -23,10 +34,16 @@ def network_of(name, shape=(3, 32, 32), classes=10, **parameters):
     return build(Choice(name=name, **parameters), shape, classes, mean, std)
 
 
+def thin(name):
+    """Parameters with which a model costs next to nothing and takes any image."""
+    known = MODELS.entries[name].parameters
+    width = {"width": 1 if name.startswith("wrn-") else 4} if "width" in known else {}
+    return width | ({"stem": "cifar"} if "stem" in known else {})
+
+
 def small(name, shape=(3, 32, 32), **parameters):
     """Thin, in float64, with running statistics that differ from the initial ones."""
-    width = {} if name == "mlp" else {"width": 4}
-    network = network_of(name, shape, **width, **parameters).double()
+    network = network_of(name, shape, **(thin(name) | parameters)).double()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.3, 0.3)
@@ -38,88 +55,58 @@ def images(shape=(3, 32, 32), count=3):
     return torch.rand(count, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-@pytest.mark.parametrize(
-    ("name", "classes", "expected"),
-    [
-        ("resnet18", 10, 11_173_962),
-        ("resnet18", 100, 11_220_132),
-        ("preact-resnet18", 10, 11_172_170),  # with the final BatchNorm; without it 1,024 fewer
-        ("preact-resnet18", 100, 11_218_340),
-    ],
-)
-def test_networks_of_the_papers_have_their_published_number_of_parameters(name, classes, expected):
-    with FakeTensorMode():
-        network = network_of(name, classes=classes)
-    assert sum(p.numel() for p in network.parameters()) == expected
-
-
-def test_small_networks_stay_small():
-    sizes = {
-        (name, shape): sum(p.numel() for p in network_of(name, shape).parameters())
-        for name, shape in [("small-cnn", (1, 8, 8)), ("small-cnn-4x4", (1, 28, 28)), ("mlp", (1, 8, 8))]
-    }
-    assert sizes == {
-        # convolutions, BatchNorms, hidden layer, head
-        ("small-cnn", (1, 8, 8)): 144 + 32 + 4608 + 64 + (512 * 64 + 64) + (64 * 10 + 10),
-        ("small-cnn-4x4", (1, 28, 28)): 256 + 32 + 4096 + 32 + (784 * 64 + 64) + (64 * 10 + 10),
-        ("mlp", (1, 8, 8)): (64 * 256 + 256) + (256 * 256 + 256) + (256 * 10 + 10),
-    }
-
-
-@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
-def test_resnet18_is_torchvisions_with_the_cifar_stem(mode):
-    datasets()  # makes torchvision importable
-    from torchvision.models import resnet
-
-    theirs = resnet.ResNet(resnet.BasicBlock, [2, 2, 2, 2], num_classes=10)
-    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    ours = network_of("resnet18", normalize="none")
-    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
-    x = images(count=2)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            ours.double().train(mode)(x), theirs.double().train(mode)(x), rtol=1e-10, atol=1e-10
-        )
-
-
-def test_preact_resnet18_is_its_formula():
-    network = small("preact-resnet18", normalize="none").eval()
-    weights = iter([w for w in network.parameters() if w.ndim == 4])
-    norms = iter([m for m in network.modules() if isinstance(m, nn.BatchNorm2d)])
-
-    def norm_relu(x):
-        n = next(norms)
-        shape = (1, -1, 1, 1)
-        scale = n.weight / (n.running_var + n.eps).sqrt()
-        return ((x - n.running_mean.view(shape)) * scale.view(shape) + n.bias.view(shape)).clamp(min=0)
-
-    x = images()
-    out = F.conv2d(x, next(weights), padding=1)
-    for stage in range(4):
-        for block in range(2):
-            stride = 2 if stage and not block else 1
-            active = norm_relu(out)
-            path = F.conv2d(active, next(weights), stride=stride, padding=1)
-            path = F.conv2d(norm_relu(path), next(weights), padding=1)
-            out = path + (F.conv2d(active, next(weights), stride=stride) if stride == 2 else out)
-    features = norm_relu(out).mean((2, 3))
-    torch.testing.assert_close(network.features(x), features, rtol=1e-10, atol=1e-10)
-    assert not list(weights)
-    assert not list(norms)
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", EVERY)
 def test_every_model_takes_every_image_size(name, shape):
-    network = network_of(name, shape, classes=7, **({} if name == "mlp" else {"width": 4}))
+    network = network_of(name, shape, classes=7, **thin(name))
     x = images(shape).float()
     features = network.features(x)
     assert features.shape == (3, network.head.in_features)
     assert network(x).shape == (3, 7)
 
 
-@pytest.mark.parametrize("activation", ["relu", "silu"])
 @pytest.mark.parametrize("name", EVERY)
+def test_every_model_is_built_without_memory_and_printed(name):
+    """At its full width: so sweeps are checked before anything runs."""
+    with torch.device("meta"):
+        network = network_of(name, (3, 64, 64))
+    assert all(tensor.is_meta for tensor in network.state_dict().values())
+    assert network(torch.zeros(2, 3, 64, 64, device="meta")).shape == (2, 10)
+    assert "Linear" in str(network)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_weight_is_drawn_from_torchs_generator(name):
+    """So a trial's seed decides its network, whatever was drawn elsewhere."""
+
+    def elsewhere():
+        return random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2]
+
+    def drawn(seed):
+        before = elsewhere()
+        torch.manual_seed(seed)
+        network = build(Choice(name=name, **thin(name)), (3, 32, 32), 10, (0.5,) * 3, (0.5,) * 3)
+        assert elsewhere() == before
+        return dict(network.named_parameters())
+
+    one, other = drawn(0), drawn(1)
+    random.random(), np.random.rand()
+    again = drawn(0)
+    assert all(torch.equal(p, again[key]) for key, p in one.items())
+    assert not any(torch.equal(p, other[key]) for key, p in one.items() if p.ndim > 1)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_channels_last_changes_nothing(name):
+    network = small(name).eval()
+    expected = network(images())
+    network = network.to(memory_format=torch.channels_last)
+    x = images().to(memory_format=torch.channels_last)
+    torch.testing.assert_close(network(x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_working_in_place_changes_no_gradient(name, activation):
     """Two forwards are alive at once, as in every loss of two points."""
     network = small(name, activation=activation)
@@ -136,23 +123,23 @@ def test_working_in_place_changes_no_gradient(name, activation):
         assert torch.equal(ours, expected)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_no_model_looks_at_a_value(name):
     with FakeTensorMode():
-        network = network_of(name)
+        network = network_of(name, **thin(name))
         x = torch.rand(4, 3, 32, 32, requires_grad=True)
         network(x).sum().backward()
         assert x.grad is not None
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_model_can_be_traced(name):
     """Evaluation folds BatchNorm into convolutions by tracing."""
     network = small(name).eval()
     torch.testing.assert_close(torch.fx.symbolic_trace(network)(images()), network(images()))
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_model_compiles_as_one_graph(name):
     torch.compiler.reset()
     network = small(name)
@@ -160,9 +147,9 @@ def test_every_model_compiles_as_one_graph(name):
     torch.testing.assert_close(compiled(images()), network(images()))
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_normalisation_is_inside(name):
-    inside, outside = small(name), small(name, normalize="none")
+    inside, outside = small(name, normalize="data"), small(name, normalize="none")
     outside.load_state_dict(inside.state_dict(), strict=False)
     mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
     normal = (images() - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
@@ -188,8 +175,12 @@ def test_a_perceptron_without_hidden_layers_is_linear():
     torch.testing.assert_close(network(0.25 * x + 0.75 * y), 0.25 * network(x) + 0.75 * network(y))
 
 
-def test_a_silu_network_has_no_kinks():
-    assert not any(isinstance(m, nn.ReLU) for m in network_of("resnet18", activation="silu").modules())
+@pytest.mark.parametrize("name", EVERY)
+def test_a_silu_network_has_no_kinks(name):
+    with torch.device("meta"):
+        kinds = {type(m) for m in network_of(name, (3, 64, 64), activation="silu").modules()}
+    assert nn.SiLU in kinds
+    assert nn.ReLU not in kinds
 
 
 @pytest.mark.parametrize(
