@@ -2,8 +2,8 @@
 
 - ``cifar``: one 3x3 convolution of stride 1. The form of every published program for images of 32x32 pixels, and of
   HAT's for Tiny-ImageNet too (64x64 pixels, so that the last feature map has 8x8 positions and not 4x4).
-- ``64``: one 3x3 convolution of stride 2: images of 64x64 pixels at the cost of 32x32. None of the five papers'
-  programs that we could read has it; it is for saving time.
+- ``64``: one 3x3 convolution of stride 2: images of 64x64 pixels at the cost of 32x32. It is in neither HAT's, HE's nor
+  LBGAT's program (LBGAT makes Tiny-ImageNet 32x32, Sec. 4); it is for saving time.
 - ``imagenet``: a 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2 (He et al. 2016a, Table 1).
 """
 
