@@ -79,11 +79,7 @@ def test_preact_resnet18_has_the_parameters_of_its_description(chosen, classes, 
 
 
 @pytest.mark.parametrize(
-    (
-        "depth",
-        "widen",
-        "millions",
-    ),  # Zagoruyko and Komodakis 2016, Tables 4 and 5; Gowal et al. 2020; Wu et al. 2020
+    ("depth", "widen", "millions"),  # as papers print them
     [(28, 10, 36.5), (34, 5, None), (34, 10, 46.2), (34, 20, 184.5), (40, 8, 35.7)],
 )
 def test_wide_resnets_have_the_parameters_of_their_description(depth, widen, millions):
