@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,6 @@ from orchestrate import overrides as over
 from orchestrate.labels import head
 from orchestrate.results import NORM_NAMES, in_words
 from orchestrate.sweep_file import Sweep, dotted, explain
-from training.annealing import KINDS
 from training.errors import UserError
 from training.method import Method
 from training.recipes import MODIFIERS, RECIPES, build
@@ -30,7 +30,7 @@ from training.updates import descend
 Row = tuple[str, ...]
 # What a method is shown with; data and model are only there because a trial has them.
 AROUND: dict[str, Any] = {
-    "data": {"name": "digits"},
+    "data": {"name": "digits", "extra": {"path": "FILE", "share": 0.5}},
     "model": {"name": "mlp"},
     "attack": {"norm": "linf", "eps": "8/255"},
 }
@@ -41,7 +41,7 @@ STARTS = {
     "uniform": "a uniform draw from the ball",
     "given": "where it is",
 }
-ANNEALED = "{cosine: [a, b]}, {linear: [a, b]} or {steps: [[epoch, a], ...]}"
+ANNEALED = "{cosine: [a, b]}, {linear: [a, b]}, {steps: [[epoch, a], ...]}"
 
 
 def recipes() -> Iterator[Row]:
@@ -51,13 +51,13 @@ def recipes() -> Iterator[Row]:
             formula = _built(_spec(name)).formula
         except UserError as error:  # it has no defaults for everything
             formula = f"({error})"
-        yield name, formula, _source(entry), entry.summary
+        yield name, formula, _source(entry), _plain(entry.summary)
 
 
 def modifiers() -> Iterator[Row]:
     """Name, source and summary of each."""
     for name, entry in MODIFIERS.entries.items():
-        yield name, _source(entry), entry.summary
+        yield name, _source(entry), _plain(entry.summary)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def describe(name: str, overrides: Sequence[str] = ()) -> Description:
     ]
     return Description(
         head(chosen.name, chosen.with_),
-        tuple(f"{entry.name}: {entry.summary} [{_source(entry)}]" for entry, _, _ in entries),
+        tuple(f"{entry.name}: {_plain(entry.summary)} [{_source(entry)}]" for entry, _, _ in entries),
         tuple(_facts(spec, method)),
         tuple(row for entry, path, given in entries for row in _parameters(entry, path, given)),
     )
@@ -94,7 +94,7 @@ def describe(name: str, overrides: Sequence[str] = ()) -> Description:
 def describe_modifier(name: str) -> Description:
     """A modifier alone: what it adds, and its parameters."""
     entry = MODIFIERS.get(name, "method.with")
-    about = f"{entry.summary} [{_source(entry)}]"
+    about = f"{_plain(entry.summary)} [{_source(entry)}]"
     rows = _parameters(entry, f"method.with.{name}", {n: p.default for n, p in entry.parameters.items()})
     return Description(f"...+{name}", (about,), (), tuple(rows))
 
@@ -136,11 +136,12 @@ def _facts(spec: TrialSpec, method: Method) -> Iterator[tuple[str, str]]:
     yield "update", "one gradient step on the loss" if method.update is descend else _part(method.update)
     yield from _further(method)
     for name, guide in method.guides.items():
-        yield "beside it", f"{name}: {_part(guide, leave_out=('helpers', 'trains'))}"
+        yield "beside it", f"{name}: {_part(guide, ('helpers', 'trains'), named=False)}"
     selected = "validation PGD" if method.select == "robust" else "clean validation accuracy"
     yield "evaluated", f"{method.evaluate} network, at its best epoch by {selected}"
     for helper in method.helpers:
-        yield "helper", f"{helper.name}: a trial of its own, by {helper.method} with seed {helper.seed}"
+        own = f"a trial of its own by {helper.method}, seed {helper.seed}"
+        yield "helper", f"{helper.name}: {own}, unless helpers.{helper.name} says otherwise"
     yield "cost", f"{method.passes} network passes per image (a forward is one, a backward two)"
 
 
@@ -158,7 +159,7 @@ def _further(method: Method) -> Iterator[tuple[str, str]]:
     if method.head is not None:
         yield "head", _part(method.head)
     if method.start is not None:
-        yield "start", f"from the weights of {method.start.name}"
+        yield "start", f"the weights of helper {method.start.name}"
     if method.extra:
         yield "data", "reads data.extra too"
 
@@ -175,20 +176,31 @@ def _stage(stage: Stage) -> str:
     if stage.clip_start:
         sentence += " clipped to [0, 1]"
     if stage.patience is not None:
-        sentence += f", ended {_value(stage.patience)} moves after it is misclassified"
+        sentence += f", and no further than {_value(stage.patience)} moves after an image is misclassified"
     return f"{sentence}; BatchNorm {stage.batchnorm}"
 
 
-def _part(part: Any, leave_out: Sequence[str] = ()) -> str:
-    """A part of a method by its name, its own words, and its settings."""
+def _part(part: Any, leave_out: Sequence[str] = (), named: bool = True) -> str:
+    """A part of a method by its name, the first sentence of its docstring, and its settings."""
     described = part if inspect.isfunction(part) else type(part)
-    first = (inspect.getdoc(described) or "").partition("\n")[0].rstrip(".:")
+    about = _plain((inspect.getdoc(described) or "").partition("\n")[0])
+    first = re.split(r"\. (?=[A-Z])", about)[0].rstrip(".:")
     fields = dataclasses.fields(part) if dataclasses.is_dataclass(part) else ()
     settings = [
-        f"{field.name} {_value(getattr(part, field.name))}" for field in fields if field.name not in leave_out
+        f"{field.name} {_setting(field.name, getattr(part, field.name))}"
+        for field in fields
+        if field.name not in leave_out
     ]
-    words = f"{described.__name__}: {first}" if first else described.__name__
+    words = ": ".join(word for word in (described.__name__ if named else "", first) if word)
     return f"{words} ({', '.join(settings)})" if settings else words
+
+
+def _setting(name: str, value: Any) -> str:
+    return in_words(value) if name == "step_size" and isinstance(value, float) else _value(value)
+
+
+def _plain(text: str) -> str:
+    return text.replace("``", "")
 
 
 def _value(value: Any) -> str:
@@ -234,9 +246,15 @@ def _allowed(schema: Mapping[str, Any]) -> str:
             return "null"
         case "array":
             return f"a list of {_allowed(schema['items'])}" if schema.get("items") else "a list"
-        case "object" if set(schema.get("properties", KINDS)) == set(KINDS):
+        case "object" if _lists(schema):
             return ANNEALED
     return "a section"
+
+
+def _lists(schema: Mapping[str, Any]) -> bool:
+    """Is it the form of an annealed value (:mod:`training.annealing`): lists by name?"""
+    values = schema.get("additionalProperties")
+    return isinstance(values, dict) and values.get("type") == "array"
 
 
 def _limits(schema: Mapping[str, Any]) -> Iterator[str]:

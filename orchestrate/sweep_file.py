@@ -252,8 +252,10 @@ def _anchor(part: Any) -> None:
     if not isinstance(part, dict):
         return
     data, helpers = part.get("data"), part.get("helpers")
-    if isinstance(data, dict) and "root" in data:
-        data["root"] = _absolute(data["root"])
+    extra = data.get("extra") if isinstance(data, dict) else None
+    for section, field in ((data, "root"), (extra, "path")):
+        if isinstance(section, dict) and field in section:
+            section[field] = _absolute(section[field])
     extra = data.get("extra") if isinstance(data, dict) else None
     if isinstance(extra, dict) and "path" in extra:
         extra["path"] = _absolute(extra["path"])

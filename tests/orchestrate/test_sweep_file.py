@@ -59,6 +59,12 @@ def test_seeds_of_a_trial_win_over_the_sweeps():
     assert sweep.seeds_of({"trial": 1, "method.beta": 3}) == (0, 1)
 
 
+def test_where_extra_images_are_is_said_from_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep = build(yaml.safe_load(GOOD), "x", ["data.extra={path: more.npz, share: 0.5}"])
+    assert sweep.template(0)["data"]["extra"]["path"] == str(tmp_path / "more.npz")
+
+
 def test_probes_hold_every_listed_value_and_both_ends():
     sweep = build(yaml.safe_load(GOOD), "x")
     assert [c["method.beta"] for c in probes(sweep, 1)] == [1, 3, 6]
