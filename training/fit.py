@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
 from training import checkpoint
-from training.data import Dataset, Images, split
+from training.data import Dataset, Images, Stream, split
 from training.data.batches import Batches
 from training.errors import Diverged, Stopped, UserError
 from training.judge import Judge
@@ -346,7 +346,7 @@ def _placed(network: nn.Module, device: torch.device, form: torch.memory_format)
     return network.to(device).to(memory_format=form)  # type: ignore[call-overload, no-any-return]
 
 
-def _parts(spec: TrialSpec, data: Dataset) -> tuple[Images, Images]:
+def _parts(spec: TrialSpec, data: Dataset) -> tuple[Images | Stream, Images]:
     """Training images, and those that selection looks at."""
     if spec.selection == "test":
         return data.train, data.test

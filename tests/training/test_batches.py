@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from training.data import Images
+from training.data import Extra, Images
 from training.data.batches import Batches
 from training.errors import UserError
 from training.randomness import generator
@@ -124,3 +124,84 @@ def test_no_batch_looks_at_a_value():
 def test_a_batch_larger_than_the_data_is_told():
     with pytest.raises(UserError, match=r"train.batch_size: 24 is more than the 23 images to train on"):
         batches_of(batch_size=24)
+
+
+def mixed(share=0.7, own=40, extra=90, batch_size=8, augment="none", seed=0):
+    """Own images show their number, extra ones 100 more; labels are 0 and 1."""
+    numbers = torch.arange(own + extra, dtype=torch.uint8)
+    numbers[own:] += 100 - own
+    images = numbers.view(-1, 1, 1, 1).expand(-1, 3, 9, 9).contiguous()
+    labels = (numbers >= 100).long()
+    data = Images(images[:own], labels[:own], Extra(images[own:], labels[own:], share))
+    return Batches(data, batch_size, "cpu", augment)
+
+
+def numbers_of(batches, order, steps):
+    """The numbers that images show, [steps, B]."""
+    return torch.stack(
+        [batches.batch(order, step, generator(0, "x"))[0][:, 0, 4, 4] * 255 for step in steps]
+    ).int()
+
+
+@pytest.mark.parametrize(("share", "own"), [(0.7, 2), (0.75, 2), (0.5, 4), (0.3, 6), (0.9, 1)])
+def test_every_batch_has_its_share_of_extra_images(share, own):
+    batches = mixed(share)
+    assert len(batches) == 5  # 40 // 8: an epoch is as long as without extra images
+    order = batches.order(generator(0, "order"))
+    assert order.shape == (40,)
+    numbers = numbers_of(batches, order, range(5))
+    assert ((numbers < 100).sum(1) == own).all()
+    for step in range(5):
+        _, y = batches.batch(order, step, generator(0, "x"))
+        assert torch.equal(y, (numbers[step] >= 100).long())
+    assert len(set(numbers.flatten().tolist())) == 40  # nothing comes twice
+    assert not torch.equal(batches.order(generator(0, "order", 1)), order)
+    assert torch.equal(mixed(share).order(generator(0, "order")), order)
+
+
+def test_few_extra_images_come_again_as_evenly_as_can_be():
+    batches = mixed(0.75, extra=7)
+    numbers = numbers_of(batches, batches.order(generator(0, "order")), range(5)).flatten()
+    times = numbers[numbers >= 100].bincount()[100:]
+    assert times.sum() == 30
+    assert set(times.tolist()) == {4, 5}
+
+
+def test_all_images_come_equally_often_over_epochs():
+    batches = mixed(0.5)
+    counts = torch.zeros(190)
+    for epoch in range(400):
+        counts += (
+            numbers_of(batches, batches.order(generator(0, "order", epoch)), range(5))
+            .flatten()
+            .bincount(minlength=190)
+        )
+    own, extra = counts[:40], counts[100:]
+    assert (own - 200).abs().max() < 5 * (400 * 0.5 * 0.5) ** 0.5
+    assert (extra - 400 * 20 / 90).abs().max() < 5 * (400 * 2 / 9 * 7 / 9) ** 0.5
+
+
+def test_extra_images_are_cropped_and_mirrored_as_the_others():
+    one = torch.zeros(1, 1, 9, 9, dtype=torch.uint8)
+    one[0, 0, 4, 4] = 255
+    images, labels = one.expand(4000, -1, -1, -1), torch.zeros(4000, dtype=torch.int64)
+    batches = Batches(Images(images, labels, Extra(images, labels, 0.5)), 4000, "cpu", "crop-flip")
+    x, _ = batches.batch(batches.order(generator(0, "order")), 0, generator(0, "augmentation"))
+    for half in (x[:2000], x[2000:]):
+        seen = half.sum((0, 1))
+        assert seen.sum() == 2000
+        assert (seen - 2000 / 81).abs().max() < 5 * (2000 / 81) ** 0.5
+
+
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_a_batch_too_small_for_both_is_told(share):
+    with pytest.raises(UserError, match=r"data.extra.share: a batch of 8 with a share of"):
+        mixed(share)
+
+
+def test_no_batch_with_extra_images_looks_at_a_value():
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batches = mixed(augment="crop-flip")
+        x, y = batches.batch(batches.order(generator(0, "order")), 0, generator(0, "augmentation"))
+    assert x.shape == (8, 3, 9, 9)
+    assert y.shape == (8,)

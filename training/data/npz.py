@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from training.data.raw import DATASETS, Part, Raw, checked, folder_of, held_out
+from training.data.raw import DATASETS, Part, Raw, as_part, folder_of, held_out
 from training.errors import UserError
 
 SPLIT = ("train_images", "train_labels", "test_images", "test_labels")
@@ -31,11 +31,11 @@ def npz(root: Path | None) -> Raw:
     channels; labels count from 0 and every class has an image. Nothing in the file is unpickled.
     """
     file = _file(folder_of(root, "npz", "an .npz file, or a folder with exactly one"))
-    arrays = _arrays(file)
+    arrays = arrays_of(file, (SPLIT, *WHOLE))
     if len(arrays) == 4:
-        train = _part(arrays["train_images"], arrays["train_labels"], None, f"data.root: {file} (train)")
+        train = as_part(arrays["train_images"], arrays["train_labels"], None, f"data.root: {file} (train)")
         classes = _classes(train, file)
-        test = _part(arrays["test_images"], arrays["test_labels"], classes, f"data.root: {file} (test)")
+        test = as_part(arrays["test_images"], arrays["test_labels"], classes, f"data.root: {file} (test)")
         if train.images.shape[1:] != test.images.shape[1:]:
             raise UserError(
                 f"data.root: {file} holds training images of shape {train.images.shape[1:]} and test images of"
@@ -43,7 +43,7 @@ def npz(root: Path | None) -> Raw:
             )
         return Raw(train, test, classes)
     images, labels = arrays.values()
-    whole = _part(images, labels, None, f"data.root: {file}")
+    whole = as_part(images, labels, None, f"data.root: {file}")
     classes = _classes(whole, file)
     rows = held_out(whole.labels, len(whole.labels) // TEST_SHARE, TEST_SEED)
     if not rows.any():
@@ -61,46 +61,39 @@ def _file(root: Path) -> Path:
     return found[0]
 
 
-def _arrays(file: Path) -> dict[str, NDArray[np.generic]]:
-    """The four arrays, or images and labels."""
-    with _reading(file):
+def arrays_of(
+    file: Path, possible: Sequence[tuple[str, ...]], field: str = "data.root"
+) -> dict[str, NDArray[np.generic]]:
+    """The arrays of an archive, under the first of the ``possible`` sets of names that it has all of.
+
+    Raises:
+        UserError: naming ``field`` and the file.
+    """
+    with _reading(file, field):
         archive = np.load(file, allow_pickle=False)
     if not isinstance(archive, NpzFile):
-        raise UserError(f"data.root: {file} is a single array, not an .npz archive")
+        raise UserError(f"{field}: {file} is a single array, not an .npz archive")
     with archive:
-        keys = next((keys for keys in (SPLIT, *WHOLE) if set(keys) <= set(archive.files)), None)
+        keys = next((keys for keys in possible if set(keys) <= set(archive.files)), None)
         if keys is None:
             held = ", ".join(archive.files) or "nothing"
-            raise UserError(
-                f"data.root: {file} must hold {', '.join(SPLIT)}, or images and labels; it holds {held}"
-            )
-        with _reading(file):
+            wanted = ", or ".join(f"{', '.join(keys[:-1])} and {keys[-1]}" for keys in possible)
+            raise UserError(f"{field}: {file} must hold {wanted}; it holds {held}")
+        with _reading(file, field):
             return {key: archive[key] for key in keys}
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def _reading(file: Path, field: str) -> Iterator[None]:
     """What NumPy and zipfile raise for a bad file, as the sentence for the user."""
     try:
         yield
     except (EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"data.root: {file} is truncated or damaged: {error}") from None
+        raise UserError(f"{field}: {file} is truncated or damaged: {error}") from None
     except (ValueError, NotImplementedError, RuntimeError):  # Python objects, no archive, encrypted, ...
-        raise UserError(
-            f"data.root: {file} is damaged, or holds Python objects, which are not read"
-        ) from None
+        raise UserError(f"{field}: {file} is damaged, or holds Python objects, which are not read") from None
     except OSError as error:
-        raise UserError(f"data.root: {file} cannot be read: {error.strerror or error}") from None
-
-
-def _part(images: NDArray[np.generic], labels: NDArray[np.generic], classes: int | None, where: str) -> Part:
-    if images.ndim == 3:
-        images = images[:, None]
-    elif images.ndim == 4 and images.shape[3] in (1, 3):
-        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    return checked(images, labels, classes, where)
+        raise UserError(f"{field}: {file} cannot be read: {error.strerror or error}") from None
 
 
 def _classes(part: Part, file: Path) -> int:

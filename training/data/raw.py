@@ -11,21 +11,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.files import Bytes, Files
 from training.errors import UserError
 from training.registry import Registry
 
-DATASETS = Registry("data set")  # readers: (root: Path | None) -> Raw
+DATASETS = Registry("data set")  # readers: see Reader
 
 ROOT_VARIABLE = "PARAPET_DATA"  # where data lie when a spec has no data.root
 
-Bytes = NDArray[np.uint8]
+_AT_ONCE = 4096  # images that statistics counts the levels of
 
 
 @dataclass(frozen=True)
 class Part:
-    """``images`` uint8 [N, C, H, W] and ``labels`` int64 [N]."""
+    """``images`` uint8 [N, C, H, W], or files that hold such, and ``labels`` int64 [N]."""
 
-    images: Bytes
+    images: Bytes | Files
     labels: NDArray[np.int64]
 
     def first(self, count: int | None, field: str) -> Part:
@@ -40,23 +41,38 @@ class Part:
         """The images where ``rows`` is true, in their order."""
         return Part(self.images[rows], self.labels[rows])
 
+    def pixels(self) -> Bytes:
+        """uint8 [N, C, H, W]: files are decoded. UserError naming the first that cannot be."""
+        return self.images.read() if isinstance(self.images, Files) else self.images
+
 
 @dataclass(frozen=True)
 class Raw:
-    """A data set as read. Without ``mean`` and ``std`` they are computed from the training images that are used."""
+    """A data set as read. Without ``mean`` and ``std`` they are computed from the training images that are used.
+
+    ``extra``: images that are mixed into the training images, of the same shape and classes.
+    """
 
     train: Part
     test: Part
     classes: int
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    extra: Part | None = None
 
     def digest(self) -> str:
-        """16 hexadecimal digits of SHA-256 over shapes, pixels and labels: equal however the files were packed."""
+        """16 hexadecimal digits of SHA-256 over shapes, pixels and labels: equal however the files were packed.
+
+        Of image files it digests names and contents (or sizes, see :class:`training.data.files.Files`) instead of
+        pixels, which depend a little on who decodes them.
+        """
         sha = hashlib.sha256(f"{self.classes}".encode())
-        for part in (self.train, self.test):
+        for part in (self.train, self.test, *([] if self.extra is None else [self.extra])):
             sha.update(f"{part.images.shape}".encode())
-            sha.update(np.ascontiguousarray(part.images).data)
+            if isinstance(part.images, Files):
+                part.images.feed(sha.update)
+            else:
+                sha.update(np.ascontiguousarray(part.images).data)
             sha.update(np.ascontiguousarray(part.labels.astype("<i8")).data)
         return sha.hexdigest()[:16]
 
@@ -89,7 +105,21 @@ def checked(
     if low < 0 or (classes is not None and high >= classes):
         highest = "" if classes is None else f" to {classes - 1}"
         raise UserError(f"{where}: labels must be 0{highest or ' or more'}, they go from {low} to {high}")
-    return Part(images.astype(np.uint8, copy=False), labels.astype(np.int64))
+    writable = images.astype(np.uint8, copy=not images.flags.writeable)  # torch wants to own what it wraps
+    return Part(writable, labels.astype(np.int64))
+
+
+def as_part(
+    images: NDArray[np.generic], labels: NDArray[np.generic], classes: int | None, where: str
+) -> Part:
+    """:func:`checked` for images as NHWC, NCHW or NHW, and labels also as one column."""
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and images.shape[3] in (1, 3):
+        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    return checked(images, labels, classes, where)
 
 
 def statistics(images: Bytes) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -100,7 +130,9 @@ def statistics(images: Bytes) -> tuple[tuple[float, ...], tuple[float, ...]]:
     levels = np.arange(256) / 255
     means, stds = [], []
     for channel in range(images.shape[1]):
-        counts = np.bincount(images[:, channel].ravel(), minlength=256)
+        counts = np.zeros(256, np.int64)
+        for start in range(0, len(images), _AT_ONCE):  # bincount makes eight bytes of each
+            counts += np.bincount(images[start : start + _AT_ONCE, channel].ravel(), minlength=256)
         share = counts / counts.sum()
         mean = float(share @ levels)
         std = float(np.sqrt(share @ (levels - mean) ** 2))
@@ -144,4 +176,5 @@ def folder_of(root: Path | None, name: str, what: str) -> Path:
     return root
 
 
-Reader = Callable[[Path | None], Raw]
+Reader = Callable[..., Raw]
+"""``(root: Path | None) -> Raw``; where images come in any size ``(root: Path | None, *, size: int = 64) -> Raw``."""

@@ -21,17 +21,27 @@ _kept: list[Any] = []  # an operator library lives as long as its handle
 @functools.cache
 def datasets() -> ModuleType:
     """The module ``torchvision.datasets``."""
+    return _module("torchvision.datasets")
+
+
+@functools.cache
+def transforms() -> ModuleType:
+    """The module ``torchvision.transforms``."""
+    return _module("torchvision.transforms")
+
+
+def _module(name: str) -> ModuleType:
     try:
-        return importlib.import_module("torchvision.datasets")
+        return importlib.import_module(name)
     except RuntimeError as error:
         if MISSING not in str(error):
             raise
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]  # half imported
+    for half_imported in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[half_imported]
     from torch.library import Library
 
     library = Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
         library.define(operator + SCHEMA)  # type: ignore[no-untyped-call]
     _kept.append(library)
-    return importlib.import_module("torchvision.datasets")
+    return importlib.import_module(name)
