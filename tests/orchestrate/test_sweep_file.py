@@ -160,3 +160,17 @@ def test_reading_a_sweep_file_imports_nothing_heavy():
     code = f"import sys, orchestrate.search; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_place_of_extra_images_is_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    extra = {"path": "ddpm.npz", "share": 0.7}
+    tree = yaml.safe_load(GOOD)
+    tree["base"]["data"]["extra"] = extra
+    tree["trials"][0]["data"] = {"extra": {"path": {"grid": ["a.npz", "/b.npz"]}}}
+    sweep = build(tree, "x")
+    assert sweep.template(1)["data"]["extra"]["path"] == str(tmp_path / "ddpm.npz")
+    assert sweep.template(0)["data"]["extra"]["path"] == {"grid": [str(tmp_path / "a.npz"), "/b.npz"]}
+    tree["trials"][0]["data"] = {"extra": "ddpm.npz"}
+    with pytest.raises(UserError, match=r"x: trials\[0\].data.extra: should be a section"):
+        build(tree, "x")
