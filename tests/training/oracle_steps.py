@@ -107,6 +107,17 @@ def kl_points(net, x, now=NOW, start="gaussian", mode="eval", point="adv", diver
     return x_adv
 
 
+def mart(clean, adv, y):
+    """MART's two parts, image by image."""
+    boosted, weighted = 0, 0
+    for i, label in enumerate(y.tolist()):
+        p, q = clean[i].softmax(0), adv[i].softmax(0)
+        others = torch.stack([q[k] for k in range(4) if k != label])
+        boosted = boosted - q[label].log() - (1.0001 - others.max()).log()
+        weighted = weighted + (p * (p.log() - q.log())).sum() * (1.0000001 - p[label])
+    return boosted / len(y), weighted / len(y)
+
+
 def smooth(y, amount, classes=4):
     """Label smoothing: so much of the label is spread over all classes."""
     return (1 - amount) * F.one_hot(y, classes).double() + amount / classes
@@ -189,6 +200,23 @@ def step_on(sgd, loss):
     sgd.zero_grad()
     loss.backward()
     sgd.step()
+
+
+def original_awp(net, sgd, loss_of, radius):
+    """One ascent on the outer loss on a copy; the step is taken from the moved weights, then the move taken back."""
+    copied = copy.deepcopy(net)
+    gradients = torch.autograd.grad(loss_of(copied), list(copied.parameters()))
+    moves = {}
+    for (name, p), grad in zip(net.named_parameters(), gradients, strict=True):
+        if name.endswith("weight") and p.ndim > 1:
+            moves[name] = radius * p.detach().norm() / grad.norm() * grad
+            p.data += moves[name]
+    loss = loss_of(net)
+    step_on(sgd, loss)
+    for name, p in net.named_parameters():
+        if name in moves:
+            p.data -= moves[name]
+    return loss
 
 
 def average(to, of, decay):

@@ -17,6 +17,7 @@ from oracle_steps import (
     gaussian,
     kl,
     kl_points,
+    mart,
     method,
     smooth,
     step_on,
@@ -142,20 +143,11 @@ def test_mart_equals_its_formula(tiny, minibatch, mode):
     assert_same_steps(ours, {"student": tiny()}, published, [minibatch])
 
 
-def mart(clean, adv, y):
-    """MART's two parts, image by image."""
-    boosted, weighted = 0, 0
-    for i, label in enumerate(y.tolist()):
-        p, q = clean[i].softmax(0), adv[i].softmax(0)
-        others = torch.stack([q[k] for k in range(4) if k != label])
-        boosted = boosted - q[label].log() - (1.0001 - others.max()).log()
-        weighted = weighted + (p * (p.log() - q.log())).sum() * (1.0000001 - p[label])
-    return boosted / len(y), weighted / len(y)
-
-
 @pytest.mark.parametrize("clean_share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("pairing", [0.0, 0.5])
 def test_alp_equals_its_formula(tiny, minibatch, clean_share, pairing):
+    """Without the pairing its ends are the losses of PGD-AT and standard training, but both batches are forwarded."""
+
     def published(nets, sgd, x, y, now):
         net = nets["student"]
         adv = ce_points(net, x, y, now)
@@ -166,10 +158,7 @@ def test_alp_equals_its_formula(tiny, minibatch, clean_share, pairing):
         return {"loss": loss, "adv": adv}
 
     ours = method("alp", clean=clean_share, pairing=pairing)
-    # Without the pairing, one end of the mixture has one forward less: its running statistics see one batch.
-    seen = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
-    single = pairing == 0 and clean_share in (0, 1)
-    assert_same_steps(ours, {"student": tiny()}, published, [minibatch], not_compared=seen if single else ())
+    assert_same_steps(ours, {"student": tiny()}, published, three_batches(minibatch), THREE)
 
 
 def test_alp_weighs_clean_and_adversarial_images_and_the_pairing_by_a_half():
@@ -201,6 +190,28 @@ def test_free_at_carries_its_noise_from_batch_to_batch_and_learns_from_the_same_
     ours, net = method("free-at", replays=replays, step=size), tiny()
     assert_same_steps(ours, {"student": net}, published, three_batches(minibatch), THREE)
     assert net.norm.num_batches_tracked == 3 * replays
+
+
+def test_free_at_in_wong_et_als_form_clips_the_noise_and_not_the_point(tiny, minibatch):
+    """x + noise is forwarded as it is; the moved noise is clipped to the ball, then to where the image stays one."""
+    carried = torch.zeros(8, 2, 6, 6, dtype=torch.float64)
+
+    def published(nets, sgd, x, y, now):
+        net = nets["student"]
+        found = {}
+        for _ in range(3):
+            noise = carried.clone().requires_grad_(True)
+            found.setdefault("adv", (x + noise).detach())
+            loss = F.cross_entropy(net(x + noise), y)
+            sgd.zero_grad()
+            loss.backward()
+            moved = (carried + EPS * noise.grad.sign()).clamp(-EPS, EPS)
+            carried.copy_(torch.max(torch.min(moved, 1 - x), 0 - x))
+            sgd.step()
+        return found | {"loss": loss}
+
+    ours = method("free-at", replays=3, clip="noise")
+    assert_same_steps(ours, {"student": tiny()}, published, three_batches(minibatch), THREE)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -274,31 +285,6 @@ def test_smoothed_labels_on_the_clean_loss_alone_leave_alps_adversarial_loss_har
         return {"loss": loss, "adv": adv}
 
     ours = method("alp", **{"with": {"label-smoothing": {"amount": 0.2, "where": "clean"}}})
-    assert_same_steps(ours, {"student": tiny()}, published, [minibatch])
-
-
-@pytest.mark.parametrize("base", ["pgd-at", "trades", "mart"])
-def test_two_neighbours_average_what_depends_on_the_adversarial_point(tiny, minibatch, base):
-    def published(nets, sgd, x, y, now):
-        net = nets["student"]
-        if base == "trades":
-            points = {name: kl_points(net, x, now, point=name) for name in ("adv", "twin")}
-        else:
-            start = "uniform" if base == "pgd-at" else "gaussian"
-            points = {name: ce_points(net, x, y, now, start, point=name) for name in ("adv", "twin")}
-        clean = None if base == "pgd-at" else net(x)
-        adv, twin = net(points["adv"]), net(points["twin"])
-        if base == "pgd-at":
-            loss = (F.cross_entropy(adv, y) + F.cross_entropy(twin, y)) / 2
-        elif base == "trades":
-            loss = F.cross_entropy(clean, y) + 6 * (kl(clean, adv).mean() + kl(clean, twin).mean()) / 2
-        else:
-            (b1, w1), (b2, w2) = mart(clean, adv, y), mart(clean, twin, y)
-            loss = (b1 + 5 * w1 + b2 + 5 * w2) / 2
-        step_on(sgd, loss)
-        return {"loss": loss} | points
-
-    ours = method(base, **{"with": {"two-neighbours": {}}})
     assert_same_steps(ours, {"student": tiny()}, published, [minibatch])
 
 

@@ -44,10 +44,14 @@ def hat_at(
     gamma: Weight = 1.0,
     factor: float = 2.0,
     label_at: float = 1.0,
+    start: RandomStart = "uniform",
     batchnorm: BatchNormMode = "eval",
 ) -> Method:
-    """HAT on adversarial training: cross-entropy for the search and for the robust loss."""
-    search = threat.search(CE("adv"), "gaussian", batchnorm)
+    """HAT on adversarial training: cross-entropy for the search and for the robust loss.
+
+    The paper does not say where this search starts; its program starts it anywhere in the ball.
+    """
+    search = threat.search(CE("adv"), start, batchnorm)
     return _helped(
         Method((search,), CE("clean") + annealed(beta) * CE("adv")), annealed(gamma), factor, label_at
     )
