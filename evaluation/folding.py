@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
-AGREEMENT = 1e-5  # largest difference of a folded network's logits, in units of the largest logit
+AGREEMENT = 1e-9  # largest difference of a folded network's logits in float64, in units of the largest logit
+LOOK = 8  # images on which the two are compared
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +29,19 @@ def folded(network: nn.Module, x: Tensor) -> nn.Module | None:
     """
     assert not network.training, "BatchNorm is constant in eval mode only"
     try:
-        quick = fuse(copy.deepcopy(network))
+        whole = copy.deepcopy(network).double()
+        quick = fuse(copy.deepcopy(whole))
     except (TraceError, TypeError, RuntimeError) as error:  # what tracing raises for what it cannot follow
         log.info("BatchNorm is not folded, the evaluation takes longer: %s", error)
         return None
-    with torch.no_grad(), exact():
-        expected, got = network(x), quick(x)
+    some = x[:LOOK].double()  # in float32 the rounding of a deep network is larger than any mistake that is looked for
+    with torch.no_grad():
+        expected, got = whole(some), quick(some)
     gap = float((expected - got).abs().max() / expected.abs().max().clamp(min=1.0))
     if not gap <= AGREEMENT:
         log.warning("BatchNorm is not folded: the logits would differ by %.1e, relative to the largest", gap)
         return None
-    return quick
+    return quick.to(x.dtype)
 
 
 @contextmanager

@@ -68,7 +68,7 @@ class HypersphereHead(nn.Module):
         self.weight.copy_(normalize(self.weight, dim=1))
 
     def forward(self, features: Tensor) -> Tensor:
-        weight = self.weight
+        weight: Tensor = self.weight
         if self.how.weights == "differentiate":
             weight = normalize(weight, dim=1)
         elif self.how.weights == "project":

@@ -51,10 +51,15 @@ def laid_over(spec: Mapping[str, Any]) -> dict[str, Any]:
     method = spelt_out(own.get("method"))
     if isinstance(method, dict):
         method = overlay(setup.get("methods", {}).get(method.get("name")) or {}, method)
-        below = setup.get("modifiers", {})
-        added = {
-            name: overlay(below.get(name, {}), given or {})
-            for name, given in (method.get("with") or {}).items()
-        }
-        own["method"] = method | {"with": added}
+        below, asked = setup.get("modifiers", {}), method.get("with") or {}
+        if isinstance(asked, dict):  # anything else is told when the spec is checked
+            asked = {name: _under(below.get(name, {}), given) for name, given in asked.items()}
+        own["method"] = method | {"with": asked}
     return overlay({name: setup[name] for name in setup.keys() & SECTIONS}, own)
+
+
+def _under(setup: Mapping[str, Any], given: Any) -> Any:
+    """A modifier's parameters, the setup's under those given."""
+    from training.spec import overlay
+
+    return overlay(setup, given or {}) if isinstance(given or {}, Mapping) else given
