@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from training.annealing import Weight
+from training.errors import UserError
 from training.guides import Frozen, Guide, Helper, Joint, Shared
 from training.method import Method
 from training.misclassified import RunnerUp, WeightedKL
-from training.recipes.base import MODIFIERS, RECIPES, Threat, refuse
+from training.models import MODELS
+from training.recipes.base import MODIFIERS, RECIPES, Threat, refuse, searches
 from training.recipes.baselines import trades
-from training.stages import PGD
 from training.terms import CE, KL, MSE, Objective, objective
 
 Guidance = Literal["mse", "kl"]
@@ -37,9 +38,7 @@ def learnt(
     ``shared``: it shares the student's weights and has a BatchNorm of its own (Table 2). ``student_ce`` keeps the
     student's cross-entropy on adversarial images (Table 1).
     """
-    if shared and (model or parameters):
-        raise refuse("lbgat.shared", "a network that shares the student's weights has no model of its own")
-    guide: Guide = Shared() if shared else Joint(model, parameters or {})
+    guide = _natural("method.with.lbgat", shared, model, parameters or {})
     return _guided(method, "lbgat", guidance, student_ce, guide, objective(CE(NATURAL)))
 
 
@@ -73,23 +72,36 @@ def lbgat(
     parameters: dict[str, Any] | None = None,
 ) -> Method:
     """LBGAT on TRADES (trades+lbgat): its search is TRADES' also at beta 0. ``beta`` is the paper's alpha."""
-    method: Method = learnt(
-        trades(threat, beta=beta),
-        guidance=guidance,
-        student_ce=student_ce,
-        shared=shared,
-        model=model,
-        parameters=parameters,
-    )
-    return method
+    guide = _natural("method", shared, model, parameters or {})
+    return _guided(trades(threat, beta=beta), "lbgat", guidance, student_ce, guide, objective(CE(NATURAL)))
+
+
+def _natural(where: str, shared: bool, model: str | None, parameters: dict[str, Any]) -> Guide:
+    """The natural network that is trained beside the student. UserError, naming ``where``, for what there is not."""
+    if shared and (model or parameters):
+        raise UserError(
+            f"{where}.shared: a network that shares the student's weights has no model of its own"
+        )
+    if shared:
+        return Shared()
+    if model is None and parameters:
+        raise UserError(f"{where}.parameters: are those of a model; name it too, as {where}.model")
+    if model is not None:
+        MODELS.get(model, f"{where}.model").resolve(parameters, f"{where}.parameters")
+    return Joint(model, parameters)
 
 
 def _guided(
     method: Method, name: str, guidance: Guidance, student_ce: bool, guide: Guide, natural: Objective | None
 ) -> Method:
-    if not any(isinstance(stage, PGD) for stage in method.stages):
+    points = [search.point for search in searches(method)]
+    if not points:
         raise refuse(
             name, "guides the adversarial logits that a PGD search finds, and this method has no such search"
+        )
+    if points != ["adv"]:
+        raise refuse(
+            name, "guides one adversarial point; write two-neighbours after it, which doubles that too"
         )
     if any(isinstance(term, (RunnerUp, WeightedKL)) for term in method.objective.named):
         raise refuse(name, "MART's boost belongs to the cross-entropy that guidance replaces")

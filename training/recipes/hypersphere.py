@@ -40,16 +40,7 @@ def hypersphere(
         raise refuse(
             "he.margin", "an angular margin needs features and weights both normalised; give margin: 0"
         )
-    if any(
-        isinstance(guide, (Joint, Shared)) or (isinstance(guide, Frozen) and name == "natural")
-        for name, guide in method.guides.items()
-    ):
-        raise refuse(
-            "he",
-            "the natural network's logits have no bound, so the student's, s times a cosine, cannot follow them",
-        )
-    if method.head is not None:
-        raise refuse("he", "the method has a hypersphere head already")
+    _expect_a_free_student("he", method)
     factor = (15.0 if features else 1.0) if scale is None else scale
 
     def changed(term: Term) -> Term:
@@ -72,8 +63,23 @@ def modified(
     weights: Literal["project", "differentiate"] = "project",
 ) -> Method:
     """Hypersphere embedding with minus the angle in place of its cosine, which keeps a slope far from the boundary."""
+    _expect_a_free_student("m-he", method)
     embedded: Method = hypersphere(method, scale=scale, margin=margin, weights=weights, angle=True)
     return embedded
+
+
+def _expect_a_free_student(name: str, method: Method) -> None:
+    """Raise UserError where the student's last layer is not free to become a hypersphere."""
+    if any(
+        isinstance(guide, (Joint, Shared)) or (isinstance(guide, Frozen) and guide_name == "natural")
+        for guide_name, guide in method.guides.items()
+    ):
+        raise refuse(
+            name,
+            "the natural network's logits have no bound, so the student's, s times a cosine, cannot follow them",
+        )
+    if method.head is not None:
+        raise refuse(name, "the method has a hypersphere head already")
 
 
 def _students(at: At) -> bool:
