@@ -3,7 +3,7 @@
 ========================= ============================================================================================
 ``{cosine: [a, b]}``      from a to b as half a cosine, per step
 ``{linear: [a, b]}``      from a to b in a straight line, per step
-``{steps: [[s, v], ..]}`` v from epoch s on; an s below 1 is a share of all epochs; the first s is 0
+``{steps: [[s, v], ..]}`` v from epoch s on, or from a share s < 1 of all epochs on; the first s is 0
 ========================= ============================================================================================
 
 >>> annealed({"cosine": [2.5, 2.0]})
@@ -124,12 +124,19 @@ def _plain(value: Any) -> Any:
             raise ValueError(
                 f"steps are pairs of an epoch and a value, like [[0, 1], [50, 2]], got {given!r}"
             ) from None
-        if not rows or rows[0][0] != 0 or any(a[0] >= b[0] for a, b in pairwise(rows)):
+        epochs = [since for since, _ in rows]
+        if not rows or epochs[0] != 0 or not all(a < b < math.inf for a, b in pairwise(epochs)):
             raise ValueError(f"steps begin at epoch 0 and go upwards, got {given!r}")
+        if any(since < 1 for since in epochs[1:]) and epochs[-1] >= 1:
+            raise ValueError(f"steps count epochs, or shares below 1 of all epochs, not both, got {given!r}")
         return {kind: rows}
-    if not isinstance(given, (list, tuple)) or len(given) != 2:
-        raise ValueError(f"{kind} goes from one number to another, like [0.7, 0.95], got {given!r}")
-    return {kind: [float(fraction(end)) for end in given]}
+    try:
+        if not isinstance(given, (list, tuple)):
+            raise TypeError
+        start, end = (float(fraction(end)) for end in given)
+    except (TypeError, ValueError):
+        raise ValueError(f"{kind} goes from one number to another, like [0.7, 0.95], got {given!r}") from None
+    return {kind: [start, end]}
 
 
 def _numbers(value: Any) -> list[float]:
