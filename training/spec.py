@@ -142,9 +142,7 @@ class TrainSpec(Part):
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
-    decay_norms: bool = Field(
-        True, description="does weight decay reach BatchNorm's weights and all biases too?"
-    )
+    decay_norms: bool = Field(True, description="does weight decay reach BatchNorm's weights and biases too?")
     validate_every: int = Field(1, ge=1, description="epochs between two looks at the validation split")
     validate_steps: int = Field(20, ge=1, description="of the PGD that the best epoch is chosen by")
     validate_loss: Literal["ce", "margin"] = Field("ce", description="what that PGD increases")
