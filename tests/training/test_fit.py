@@ -7,13 +7,14 @@ import sys
 
 import pytest
 import torch
+from every_method import assert_same, stop_after, tensors
 
 from training import checkpoint
 from training.data import load
 from training.errors import Diverged, Stopped, UserError
 from training.fit import Control, Training, fit
 from training.precision import Forward
-from training.resolve import helper_spec, resolve
+from training.resolve import helper_spec, needed_helpers, resolve
 from training.spec import AttackSpec, TrainSpec, TrialSpec
 
 CPU = torch.device("cpu")
@@ -40,36 +41,6 @@ def digits():
 
 def train(spec, data, folder, control=Control(), helpers=None):
     return list(fit(spec, data, folder, key="k", device=CPU, helpers=helpers or {}, control=control))
-
-
-def stop_after(steps, why="signal"):
-    asked = iter(range(10**6))
-    return Control(stop=lambda: why if next(asked) >= steps else None)
-
-
-def tensors(folder, name=checkpoint.LAST):
-    """Every tensor and number of a checkpoint except how long it took."""
-    found = {}
-
-    def walk(value, path):
-        if isinstance(value, dict):
-            for k, v in value.items():
-                walk(v, f"{path}/{k}")
-        elif isinstance(value, list):
-            for i, v in enumerate(value):
-                walk(v, f"{path}/{i}")
-        elif not path.endswith("/seconds"):
-            found[path] = value
-
-    walk(checkpoint.load(folder / name), "")
-    return found
-
-
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    for path, value in one.items():
-        same = torch.equal(value, other[path]) if isinstance(value, torch.Tensor) else value == other[path]
-        assert same, path
 
 
 WA = {"name": "trades", "with": {"wa": {"decay": 0.9}}}
@@ -187,7 +158,8 @@ def test_a_loss_that_is_no_number_ends_the_trial_and_saves_nothing_of_it(tmp_pat
 
 def test_hat_trains_with_its_helper_and_saves_it_once(tmp_path, digits):
     hat = spec_of("hat")
-    helper = resolve(helper_spec(hat, "standard", {}))
+    (needed,) = needed_helpers(hat)
+    helper = resolve(helper_spec(hat, needed, {}))
     assert helper.seed == 0
     train(helper, digits, tmp_path / "standard")
     network, _, _ = checkpoint.load_network(tmp_path / "standard" / checkpoint.LAST)
