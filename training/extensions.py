@@ -37,7 +37,9 @@ def digest_of(content: bytes) -> str:
 
 
 def read(file: Path) -> bytes:
-    """The contents of a user's file. Raises UserError when there is none, or it cannot be read."""
+    """The contents of a user's file. Raises UserError when it is none, is not there, or cannot be read."""
+    if file.suffix != ".py":
+        raise UserError(f"{file}: is no Python file: its name ends in .py")
     try:
         return file.read_bytes()
     except FileNotFoundError:

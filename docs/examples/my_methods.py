@@ -9,6 +9,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
@@ -50,8 +51,8 @@ def stable(method: Method, *, alpha: Weight = 1.0, sigma: Sigma = 0.1) -> Method
 @RECIPES.register("stability", source="after Zheng et al. 2016, stability training")
 def stability(threat: Threat, *, alpha: Weight = 1.0, sigma: Sigma = 0.1) -> Method:
     """Cross-entropy on clean images, and alpha times how far the prediction moves under Gaussian noise."""
-    plain = Method((), objective(CE("clean")))
-    return stable(plain, alpha=alpha, sigma=sigma)
+    method: Method = stable(Method((), objective(CE("clean"))), alpha=alpha, sigma=sigma)
+    return method
 
 
 @MODELS.register("glance")
@@ -79,7 +80,7 @@ def photographs(root: Path | None) -> Raw:
     return Raw(whole.take(~test), whole.take(test), 2)
 
 
-def _pieces(photograph: np.ndarray) -> np.ndarray:
+def _pieces(photograph: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """[H, W, 3] as [N, 3, 16, 16], without what is left over at the edges."""
     h, w = (size // 16 for size in photograph.shape[:2])
     cut = photograph[: 16 * h, : 16 * w].reshape(h, 16, w, 16, 3)

@@ -110,7 +110,10 @@ def test_two_files_that_register_one_name_are_both_named(file, tmp_path):
 def test_a_file_that_is_not_there_or_no_file(tmp_path):
     with pytest.raises(UserError, match=r"absent\.py: there is no such file"):
         extensions.load(tmp_path / "absent.py")
+    (tmp_path / "folder.py").mkdir()
     with pytest.raises(UserError, match="cannot be read"):
+        extensions.load(tmp_path / "folder.py")
+    with pytest.raises(UserError, match="is no Python file"):
         extensions.load(tmp_path)
 
 
