@@ -1,5 +1,7 @@
 """Images streamed from files: what is drawn for each, whoever decodes it, and a training on them."""
 
+import subprocess
+
 import numpy as np
 import pytest
 import torch
@@ -103,6 +105,10 @@ def test_workers_change_nothing_and_tell_errors_in_one_sentence(tmp_path):
     alone = Streamed(files, 3, "cpu", workers=0)
     helped = Streamed(files, 3, "cpu", workers=2)
     first, second = order_of(11), order_of(11, epoch=1)
+    epoch_of(helped, first, [0])
+    workers = [str(worker.pid) for worker in helped._loader._iterator._workers]
+    for name in ("-INT", "-TERM", "-USR2"):  # as a terminal or scancel sends them, to every process
+        subprocess.run(["kill", name, *workers], check=True)
     for order, steps in ((first, range(3)), (second, range(1)), (second, range(1, 3)), (first, [2, 0, 1])):
         for one, other in zip(epoch_of(alone, order, steps), epoch_of(helped, order, steps), strict=True):
             assert torch.equal(one, other)
@@ -117,6 +123,9 @@ def test_workers_change_nothing_and_tell_errors_in_one_sentence(tmp_path):
     gone.unlink()
     with pytest.raises(UserError, match=r"cannot be read: No such file"):
         epoch_of(helped, first, [0])
+    helped._loader._iterator._workers[0].terminate()
+    helped._loader._iterator._workers[0].join(10)
+    assert helped._loader._iterator._workers[0].exitcode == 0
 
 
 def test_batches_of_files_are_numbers_in_0_to_1_with_their_labels(tmp_path):

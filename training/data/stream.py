@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +18,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from training.data.files import Files, opened
 from training.data.torchvision_import import transforms
 from training.errors import UserError
+
+PR_SET_PDEATHSIG = 1  # Linux's prctl: the signal to get when the parent dies
+ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 Task = list[tuple[str, int]]  # of one minibatch: every image's file, and the seed of what is drawn for it
 
@@ -49,7 +55,7 @@ class Streamed:
             pin_memory=on_gpu,
             persistent_workers=workers > 0,
             multiprocessing_context="spawn" if workers else None,  # a fork would copy locks that threads hold
-            worker_init_fn=_leave_signals_to_the_trial,
+            worker_init_fn=_belong_to_the_trial,
             generator=torch.Generator(),  # PyTorch's own draws stay away from the global generator
         )
         self._order: Tensor | None = None
@@ -129,7 +135,19 @@ def _seed(key: bytes, row: int) -> int:
     return int.from_bytes(hashlib.blake2b(row.to_bytes(8, "little"), key=key, digest_size=8).digest()) >> 1
 
 
-def _leave_signals_to_the_trial(worker: int) -> None:
-    """Ctrl-C and Slurm's warning reach every process: the trial goes on to its next checkpoint, and needs batches."""
-    for number in (signal.SIGINT, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+def _belong_to_the_trial(worker: int) -> None:
+    """A worker ends with the process that it works for, at once, and not before.
+
+    Ctrl-C, Slurm's warning and scancel reach every process of a trial, which goes on to its next checkpoint and needs
+    batches until then. So signals are left to it; the SIGTERM by which it ends its workers itself is obeyed.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ASKED_TO_END)
+    threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(trial: int) -> None:
+    while True:
+        asked = signal.sigwaitinfo(ASKED_TO_END)
+        if asked.si_signo == signal.SIGTERM and asked.si_pid == trial:
+            os._exit(0)
