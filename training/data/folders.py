@@ -14,21 +14,12 @@ from training.data.files import Files, opened
 from training.data.raw import DATASETS, Part, Raw, folder_of
 from training.errors import UserError
 
-ENDINGS = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".ppm",
-    ".bmp",
-    ".pgm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)  # torchvision's; any case
+# What torchvision takes for images by their names, in any case.
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_ZOOM = (
     256 / 224
-)  # for a test image of 224 pixels the short side is scaled to 256 and the middle taken
+)  # of a test image of 224 pixels the short side is scaled to 256, then the middle taken
 CLASS_LIST = "classes.txt"
 
 
