@@ -170,7 +170,7 @@ class Sweep(Part):
         return (own,) if isinstance(own, int) else tuple(own)
 
     def where(self, index: int, path: str) -> str:
-        """How messages name a field of a trial (or of the file): the override that set it, or its place."""
+        """How messages name a field of a trial (or of the file): the override that set it, its place, or its setup."""
         parts = tuple(re.sub(r"\[(\d+)\]", r".\1", path).split("."))
         if parts[0] in over.fields_of(type(self)):
             override = _responsible((parts,), self._overrides)
@@ -180,6 +180,8 @@ class Sweep(Part):
         override = _responsible((parts, (*place, *parts)), self._overrides)
         if override:
             return override.text
+        if not said and not _says(self.base, parts) and self.template(index).get("setup") and path != "setup":
+            return f"{self.where(index, 'setup')} ({path})"
         return f"{self.source}: {f'trials[{index}]' if said else 'base'}.{path}"
 
 

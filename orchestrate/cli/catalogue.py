@@ -46,8 +46,8 @@ def _list(setups: bool) -> None:
         from training.setups import names, read
 
         print()
-        about = [(name, read(name).get("source", "-"), read(name).get("about", "-")) for name in names()]
-        table(("setup", "source", "about"), [tuple(" ".join(cell.split()) for cell in row) for row in about])
+        told = [(name, read(name).get("about", "-"), read(name).get("source", "-")) for name in names()]
+        table(("setup", "about", "source"), [tuple(" ".join(cell.split()) for cell in row) for row in told])
     print("\nOne of them in detail: parapet methods hat+wa. In a sweep file: method: hat+wa")
 
 

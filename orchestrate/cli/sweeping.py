@@ -116,9 +116,10 @@ def train(
 
 
 def _defaults(overrides: Sequence[str]) -> dict[str, Any]:
-    """What is trained where nothing is said: TRIAL, but for the sections that a setup has, and with its method.
+    """What is trained where nothing is said: TRIAL, but for the sections that a setup has in place of them.
 
-    A setup that names no data is of any: those of TRIAL then stay.
+    A setup that names no data is of any: those of TRIAL then stay, and so does the model. Raises UserError for a
+    setup without a method: most are of several.
     """
     from training import setups
 
@@ -126,10 +127,12 @@ def _defaults(overrides: Sequence[str]) -> dict[str, Any]:
     if name not in setups.names():
         return TRIAL  # should it be a wrong name, that is told with all other mistakes
     setup = setups.read(name)
+    if not any(text.startswith(("method=", "method.name=")) for text in overrides):
+        known = [*setup.get("methods", {}), *(f"...+{added}" for added in setup.get("modifiers", {}))]
+        has = f" (it has settings for {', '.join(known)})" if known else ""
+        raise UserError(f"setup={name}: say which method too, like parapet train trades setup={name}{has}")
     own = {section for section in setup if section != "data" or "name" in setup["data"]}
-    base = {section: given for section, given in TRIAL.items() if section not in own}
-    methods = list(setup.get("methods", {}))
-    return base | ({"method": {"name": methods[0]}} if methods else {})
+    return {section: given for section, given in TRIAL.items() if section not in own}
 
 
 def retry(name: SweepArgument, cluster: ClusterOption = "local", runs: RunsOption = None) -> int:

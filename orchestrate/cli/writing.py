@@ -24,13 +24,13 @@ seeds: [0]                 # every configuration runs once with each
 
 base:                      # what all trials have in common
   data: {{name: digits}}     # digits is built in; mnist, fashion-mnist, cifar10, cifar100 and npz want a root:
-  model: {{name: small-cnn}} # small-cnn, small-cnn-4x4, mlp, resnet18, preact-resnet18
+  model: {{name: small-cnn}} # small-cnn, small-cnn-4x4, mlp, resnet18, preact-resnet18, ...
   train: {{epochs: 20, batch_size: 64, lr: 0.1}}
   attack: {{norm: linf, eps: 0.2, steps: 10}}    # pixels are in [0, 1]; step_size is eps / 4 unless given
 
 trials:                    # each is laid over base; {{grid: [...]}} may stand for any value
-- {{method: {{name: standard}}}}
-- {{method: {{name: pgd-at}}}}
+- {{method: standard}}       # parapet methods lists them, and what can be added: trades+awp+wa
+- {{method: pgd-at}}
 - {{method: {{name: trades, beta: {{grid: [1, 3, 6]}}}}}}
 - {{method: {{name: hat, beta: 3, gamma: {{grid: [0.25, 0.5]}}}}}}   # its standard network is trained first, and once
 

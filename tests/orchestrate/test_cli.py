@@ -293,7 +293,7 @@ def test_train_with_a_setup_leaves_out_the_defaults_that_it_replaces(capsys, mon
     monkeypatch.setattr(
         "orchestrate.driver.run", lambda _, runs, planner, **__: planned.extend(planner.check()) or 0
     )
-    lines = (["setup=here/any"], ["hat", "setup=here/any", "train.epochs=1", "data.val=0.3"])
+    lines = (["trades", "setup=here/any"], ["hat", "setup=here/any", "train.epochs=1", "data.val=0.3"])
     for words in lines:
         assert main(["train", *words, "model={name: mlp}"]) == 0
     first, second = (wanted.spec for wanted in planned)
@@ -305,6 +305,9 @@ def test_train_with_a_setup_leaves_out_the_defaults_that_it_replaces(capsys, mon
     assert "setup=here/ayn: no setup 'here/ayn' (did you mean 'here/any'?)" in refused(
         capsys, "train", "setup=here/ayn"
     )
+    said = refused(capsys, "train", "setup=here/any", "train.epochs=1")
+    assert "say which method too" in said
+    assert "(it has settings for trades, hat)" in said
 
 
 # Files to edit

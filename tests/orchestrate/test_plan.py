@@ -221,6 +221,22 @@ def test_a_setup_lies_below_what_the_file_and_overrides_say(setup, tmp_path):
     assert [w.label for w in plan(both, tmp_path)] == ["trades", "trades setup=here/digits"]
 
 
+def test_what_is_wrong_with_what_a_setup_says_is_said_of_the_setup(setup, tmp_path):
+    base = {name: BASE[name] for name in ("data", "model")}
+    file = tmp_path / "setups" / "here" / "bad.yaml"
+    file.write_text("train: {lr: 0}\nattack: {eps: 0.1}\n")
+    for given, words in (
+        ({"base": base | {"setup": "here/bad"}}, "f.yaml: base.setup (train.lr): should be greater than 0"),
+        (
+            {"base": base, "overrides": ["setup=here/bad"]},
+            "setup=here/bad (train.lr): should be greater than 0",
+        ),
+    ):
+        with pytest.raises(UserError) as error:
+            sweep({"method": "trades"}, **given)
+        assert str(error.value).startswith(words)
+
+
 def test_a_helper_of_a_helper_can_be_trained_by_a_setup(setup, tmp_path):
     swept = sweep(method("hat") | {"helpers": {"standard": {"setup": "here/digits"}}})
     assert plan(swept, tmp_path / "runs")[0].helpers[0].spec.train.epochs == 7
