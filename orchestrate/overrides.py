@@ -18,7 +18,7 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -131,7 +131,10 @@ def _unknown(path: Path, model: type[BaseModel], above: str = "") -> str | None:
 
 
 def _model_of(annotation: Any) -> Any:
-    """The section that a field holds, ``dict`` for an open one, or None for a plain value."""
+    """The section that a field holds (or may hold), ``dict`` for an open one, or None for a plain value."""
+    for option in get_args(annotation):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return dict if get_origin(annotation) is dict else None

@@ -175,3 +175,10 @@ def test_a_mistake_in_the_file_is_not_blamed_on_an_override():
     broken["base"]["attack"]["eps"] = -1
     with pytest.raises(UserError, match=r"^f\.yaml: base\.attack\.eps: "):
         build(broken, "f.yaml", ["train.epochs=2", "trials.1.train.lr=1"])
+
+
+def test_a_section_that_need_not_be_there_has_fields_too():
+    swept = sweep("data.extra.path=/images.npz", "data.extra.share=0.3")
+    assert values(swept, "data.extra") == [{"path": "/images.npz", "share": 0.3}] * 3
+    with pytest.raises(UserError, match=r"unknown field 'data\.extra\.pth' \(did you mean 'path'\?\)"):
+        sweep("data.extra.pth=x")
