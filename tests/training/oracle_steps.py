@@ -1,8 +1,8 @@
 """What the oracles share: starting points, projections, divergences, and the comparison of whole optimiser steps.
 
 An oracle is a function ``published(networks, sgd, x, y, now)`` that does everything of one training step by itself
-(search, loss, backward, optimiser step, averages) with torch's functional losses and plain loops. It returns the loss,
-its terms under the names that the method logs them by, and the points that it found.
+(search, loss, backward, optimiser step, averages) with torch's functional losses and plain loops. It returns the loss
+and every term of it under the names that the method logs them by, and the points that it found.
 """
 
 import copy
@@ -108,14 +108,15 @@ def kl_points(net, x, now=NOW, start="gaussian", mode="eval", point="adv", diver
 
 
 def mart(clean, adv, y):
-    """MART's two parts, image by image."""
-    boosted, weighted = 0, 0
+    """MART's three parts, image by image: cross-entropy, the boost against the runner-up, the weighted KL."""
+    cross, runner_up, weighted = 0, 0, 0
     for i, label in enumerate(y.tolist()):
         p, q = clean[i].softmax(0), adv[i].softmax(0)
         others = torch.stack([q[k] for k in range(4) if k != label])
-        boosted = boosted - q[label].log() - (1.0001 - others.max()).log()
+        cross = cross - q[label].log()
+        runner_up = runner_up - (1.0001 - others.max()).log()
         weighted = weighted + (p * (p.log() - q.log())).sum() * (1.0000001 - p[label])
-    return boosted / len(y), weighted / len(y)
+    return cross / len(y), runner_up / len(y), weighted / len(y)
 
 
 def smooth(y, amount, classes=4):
@@ -169,11 +170,13 @@ def assert_same_steps(
             views = stage(views)
         log = method.step(networks, sides[0][0], x, label, now, seed=SEED, state=state)
         expected = published(theirs, sides[1][0], x, y, now)
+        points = {name: value for name, value in expected.items() if value.ndim == 4}
+        assert set(log) == set(expected) - set(points)
         for name, value in expected.items():
-            if value.ndim == 4:
+            if name in points:
                 assert_close(views.points(name), value, f"points {name}")
             else:
-                assert_close(log[name], value.mean(), f"{name} of {sorted(log)}")
+                assert_close(log[name], value, name)
     ours_moved, theirs_moved = sides[0][1], sides[1][1]
     assert len(ours_moved) == len(theirs_moved)
     for step, (ours, other) in enumerate(zip(ours_moved, theirs_moved, strict=True)):
@@ -195,6 +198,12 @@ def gradients(sgd):
     ]
 
 
+def weigh(*terms):
+    """The loss of (weight, name, value) terms, and everything by name."""
+    loss = sum(weight * value for weight, _, value in terms)
+    return loss, {"loss": loss} | {name: value for _, name, value in terms}
+
+
 def step_on(sgd, loss):
     """Plain descent."""
     sgd.zero_grad()
@@ -202,21 +211,42 @@ def step_on(sgd, loss):
     sgd.step()
 
 
-def original_awp(net, sgd, loss_of, radius):
-    """One ascent on the outer loss on a copy; the step is taken from the moved weights, then the move taken back."""
+def original_awp(net, sgd, terms_of, radius):
+    """One ascent on the outer loss on a copy; the step is taken from the moved weights, then the move taken back.
+
+    ``terms_of(net)`` is the loss with its terms; those at the moved weights are returned.
+    """
     copied = copy.deepcopy(net)
-    gradients = torch.autograd.grad(loss_of(copied), list(copied.parameters()))
+    gradients = torch.autograd.grad(terms_of(copied)["loss"], list(copied.parameters()))
     moves = {}
     for (name, p), grad in zip(net.named_parameters(), gradients, strict=True):
         if name.endswith("weight") and p.ndim > 1:
             moves[name] = radius * p.detach().norm() / grad.norm() * grad
             p.data += moves[name]
-    loss = loss_of(net)
-    step_on(sgd, loss)
+    terms = terms_of(net)
+    step_on(sgd, terms["loss"])
     for name, p in net.named_parameters():
         if name in moves:
             p.data -= moves[name]
-    return loss
+    return terms
+
+
+def sam(net, sgd, terms_of, radius):
+    """The other form: an ordinary first pass, every tensor moved, the move taken back before the optimiser steps."""
+    sgd.zero_grad()
+    terms_of(net)["loss"].backward()
+    moves = [radius * p.detach().norm() / p.grad.norm() * p.grad for p in net.parameters()]
+    for p, move in zip(net.parameters(), moves, strict=True):
+        p.data += move
+    sgd.zero_grad()
+    net.norm.momentum = 0.0
+    terms = terms_of(net)
+    terms["loss"].backward()
+    net.norm.momentum = 0.1
+    for p, move in zip(net.parameters(), moves, strict=True):
+        p.data -= move
+    sgd.step()
+    return terms  # ADR's program prints the first pass's
 
 
 def average(to, of, decay):

@@ -18,9 +18,11 @@ from oracle_steps import (
     kl,
     method,
     project,
+    sam,
     smooth,
     step_on,
     three_batches,
+    weigh,
 )
 
 from training.views import Moment
@@ -54,10 +56,10 @@ def sure_teacher(tiny):
     return teacher
 
 
-def plain(net, sgd, loss_of):
-    loss = loss_of()
-    step_on(sgd, loss)
-    return loss
+def plain(net, sgd, terms_of):
+    terms = terms_of(net)
+    step_on(sgd, terms["loss"])
+    return terms
 
 
 def adr_at(tau=(2.5, 2.0), ratio=(0.7, 0.95), decay=0.995, update=plain):
@@ -67,9 +69,14 @@ def adr_at(tau=(2.5, 2.0), ratio=(0.7, 0.95), decay=0.995, update=plain):
         net, teacher = nets["student"], nets["average"]
         label, _ = rectified(teacher, x, y, halfway(*tau, now), halfway(*ratio, now))
         adv = ce_points(net, x, label, now, "uniform", "train-tracked")
-        loss = update(net, sgd, lambda: F.cross_entropy(net(adv), label))
+
+        def terms_of(net):
+            loss = F.cross_entropy(net(adv), label)
+            return {"loss": loss, "CE.adv.rectified": loss}
+
+        terms = update(net, sgd, terms_of)
         average(teacher, net, decay)
-        return {"loss": loss, "adv": adv}
+        return terms | {"adv": adv}
 
     return published
 
@@ -88,39 +95,18 @@ def adr_trades(beta=6.0, update=plain):
             (grad,) = torch.autograd.grad(kl(clean, net(adv)).mean(), adv)
             adv = project(adv.detach() + ALPHA * grad.sign(), x)
 
-        def loss_of():
+        def terms_of(net):
             both = net(torch.cat([x, adv]))
             natural, far = both[: len(x)], both[len(x) :]
             robust = F.kl_div(far.log_softmax(1), natural.softmax(1), reduction="batchmean")
-            return F.cross_entropy(natural, label) + beta * robust
+            natural = F.cross_entropy(natural, label)
+            return weigh((1, "CE.clean.rectified", natural), (beta, "KL.adv.clean", robust))[1]
 
-        loss = update(net, sgd, loss_of)
+        terms = update(net, sgd, terms_of)
         average(teacher, net, 0.995)
-        return {"loss": loss, "adv": adv}
+        return terms | {"adv": adv}
 
     return published
-
-
-def weight_perturbed(radius):
-    """ADR's AWP: every tensor, weights put back before the step, running statistics from the first pass alone."""
-
-    def update(net, sgd, loss_of):
-        sgd.zero_grad()
-        loss_of().backward()
-        moves = [radius * p.detach().norm() / p.grad.norm() * p.grad for p in net.parameters()]
-        for p, move in zip(net.parameters(), moves, strict=True):
-            p.data += move
-        sgd.zero_grad()
-        net.norm.momentum = 0.0
-        loss = loss_of()
-        loss.backward()
-        net.norm.momentum = 0.1
-        for p, move in zip(net.parameters(), moves, strict=True):
-            p.data -= move
-        sgd.step()
-        return loss  # its program prints the first pass's
-
-    return update
 
 
 def networks(tiny):
@@ -171,7 +157,10 @@ def test_weight_averaging_evaluates_the_teacher_itself(tiny, minibatch, base):
 
 @pytest.mark.parametrize("base", ["pgd-at", "trades"])
 def test_adr_with_its_weight_perturbation_puts_weights_back_before_the_step(tiny, minibatch, base):
-    update = weight_perturbed(0.05)
+
+    def update(net, sgd, terms_of):
+        return sam(net, sgd, terms_of, 0.05)
+
     published = adr_at(update=update) if base == "pgd-at" else adr_trades(update=update)
     ours = method(base, **{"with": {"adr": {}, "wa": {}, "awp": {"radius": 0.05, "form": "sam"}}})
     assert_same_steps(
@@ -191,19 +180,21 @@ def test_a_ratio_of_0_leaves_the_hard_label(tiny, minibatch):
         loss = F.cross_entropy(nets["student"](adv), y)
         step_on(sgd, loss)
         average(nets["average"], nets["student"], 0.995)
-        return {"loss": loss, "adv": adv}
+        return {"loss": loss, "CE.adv.rectified": loss, "adv": adv}
 
     ours = method("pgd-at", **{"with": {"adr": {"ratio": 0.0}}})
     assert_same_steps(ours, networks(tiny), published, three_batches(minibatch), THREE)
 
 
 def test_at_an_infinite_temperature_the_label_is_a_smooth_one(tiny, minibatch):
+    name = "CE.adv.rectified"
+
     def published(nets, sgd, x, y, now):
         soft = smooth(y, 0.8)
         adv = ce_points(nets["student"], x, soft, now, "uniform", "train-tracked")
         loss = F.cross_entropy(nets["student"](adv), y, label_smoothing=0.8)
         step_on(sgd, loss)
-        return {"loss": loss, "adv": adv}
+        return {"loss": loss, name: loss, "adv": adv}
 
     hot = method("pgd-at", **{"with": {"adr": {"tau": 1e15, "ratio": 0.8}}})
     smoothing = {"label-smoothing": {"amount": 0.8, "where": "everywhere"}}
@@ -211,4 +202,5 @@ def test_at_an_infinite_temperature_the_label_is_a_smooth_one(tiny, minibatch):
     nets = {"student": tiny(), "average": sure_teacher(tiny)}
     theirs = {"student": copy.deepcopy(nets["student"])}
     assert_same_steps(hot, nets, published, [minibatch], [NOW], theirs=theirs)
+    name = "CE.adv.smooth"
     assert_same_steps(smoothed, {"student": tiny()}, published, [minibatch], [NOW])

@@ -12,8 +12,10 @@ from oracle_steps import (
     kl_points,
     method,
     original_awp,
+    sam,
     step_on,
     three_batches,
+    weigh,
 )
 
 from training.data import load
@@ -27,28 +29,32 @@ def adversarial(base, net, x, y, now):
     """The points of the base method, and its outer loss as a function of the network."""
     if base == "pgd-at":
         adv = ce_points(net, x, y, now, "uniform")
-        return adv, lambda net: F.cross_entropy(net(adv), y)
+        return adv, lambda net: weigh((1, "CE.adv", F.cross_entropy(net(adv), y)))[1]
     adv = kl_points(net, x, now)
 
-    def loss_of(net):
+    def terms_of(net):
         clean, far = net(x), net(adv)
-        return F.cross_entropy(clean, y) + 6 * kl(clean, far).mean()
+        natural = F.cross_entropy(clean, y)
+        return weigh((1, "CE.clean", natural), (6, "KL.adv.clean", kl(clean, far).mean()))[1]
 
-    return adv, loss_of
+    return adv, terms_of
 
 
-def perturbed(base, radius, since=0):
-    """AWP as published: the optimiser steps on the moved weights, then the move is taken back."""
+def plain(net, sgd, terms_of):
+    terms = terms_of(net)
+    step_on(sgd, terms["loss"])
+    return terms
+
+
+def perturbed(base, radius, since=0, form=original_awp):
+    """A step of the base method with weight perturbation from an epoch on."""
 
     def published(nets, sgd, x, y, now):
         net = nets["student"]
-        adv, loss_of = adversarial(base, net, x, y, now)
+        adv, terms_of = adversarial(base, net, x, y, now)
         if now.epoch < since or radius == 0:
-            loss = loss_of(net)
-            step_on(sgd, loss)
-        else:
-            loss = original_awp(net, sgd, loss_of, radius)
-        return {"loss": loss, "adv": adv}
+            return plain(net, sgd, terms_of) | {"adv": adv}
+        return form(net, sgd, terms_of, radius) | {"adv": adv}
 
     return published
 
@@ -73,32 +79,6 @@ def test_awp_begins_at_its_epoch(tiny, minibatch):
         assert_same_steps(ours, {"student": tiny()}, late, three_batches(minibatch), moments)
 
 
-def sam(base, radius):
-    """The other form: an ordinary first pass, every tensor moved, the move taken back before the optimiser steps."""
-
-    def published(nets, sgd, x, y, now):
-        net = nets["student"]
-        adv, loss_of = adversarial(base, net, x, y, now)
-        if radius == 0:
-            step_on(sgd, loss_of(net))
-            return {"adv": adv}
-        sgd.zero_grad()
-        loss_of(net).backward()
-        moves = [radius * p.detach().norm() / p.grad.norm() * p.grad for p in net.parameters()]
-        for p, move in zip(net.parameters(), moves, strict=True):
-            p.data += move
-        sgd.zero_grad()
-        net.norm.momentum = 0.0
-        loss_of(net).backward()
-        net.norm.momentum = 0.1
-        for p, move in zip(net.parameters(), moves, strict=True):
-            p.data -= move
-        sgd.step()
-        return {"adv": adv}
-
-    return published
-
-
 @pytest.mark.parametrize("base", ["pgd-at", "trades"])
 @pytest.mark.parametrize("radius", [0.0, 0.005, 0.1])
 @pytest.mark.parametrize("nesterov", [True, False])
@@ -107,7 +87,7 @@ def test_the_sam_form_steps_on_weights_put_back(tiny, minibatch, base, radius, n
     assert_same_steps(
         ours,
         {"student": tiny()},
-        sam(base, radius),
+        perturbed(base, radius, form=sam),
         three_batches(minibatch),
         THREE,
         nesterov=nesterov,
@@ -120,15 +100,14 @@ def averaged(base, decay, warmup, statistics):
 
     def published(nets, sgd, x, y, now):
         net, mean = nets["student"], nets["average"]
-        adv, loss_of = adversarial(base, net, x, y, now)
-        loss = loss_of(net)
-        step_on(sgd, loss)
+        adv, terms_of = adversarial(base, net, x, y, now)
+        terms = plain(net, sgd, terms_of)
         t = now.epoch * now.steps + now.step
         average(mean, net, min(decay, (1 + t) / (10 + t)) if warmup else decay)
         if statistics == "copy":
             for name in ("running_mean", "running_var"):
                 getattr(mean.norm, name).copy_(getattr(net.norm, name))
-        return {"loss": loss, "adv": adv}
+        return terms | {"adv": adv}
 
     return published
 

@@ -19,6 +19,7 @@ from oracle_steps import (
     project,
     step_on,
     three_batches,
+    weigh,
 )
 
 from training.views import Moment
@@ -68,21 +69,21 @@ def fat_points(base, net, x, y, tau, now):
 def base_loss(base, nets, x, adv, y):
     net = nets["student"]
     if base == "pgd-at":
-        return F.cross_entropy(net(adv), y)
+        return weigh((1, "CE.adv", F.cross_entropy(net(adv), y)))
     clean, far = net(x), net(adv)
+    natural = (1, "CE.clean", F.cross_entropy(clean, y))
     if base == "trades":
-        return F.cross_entropy(clean, y) + 6 * kl(clean, far).mean()
-    help_label = nets["standard"](adv).argmax(1)
-    helped = F.cross_entropy(net(x + 2 * (adv - x)), help_label)
-    return F.cross_entropy(clean, y) + 2.5 * kl(clean, far).mean() + 0.5 * helped
+        return weigh(natural, (6, "KL.adv.clean", kl(clean, far).mean()))
+    helped = F.cross_entropy(net(x + 2 * (adv - x)), nets["standard"](adv).argmax(1))
+    return weigh(natural, (2.5, "KL.adv.clean", kl(clean, far).mean()), (0.5, "CE.help.help", helped))
 
 
 def fat(base, tau):
     def published(nets, sgd, x, y, now):
-        adv, _ = fat_points(base, nets["student"], x, y, tau(now) if callable(tau) else tau, now)
-        loss = base_loss(base, nets, x, adv, y)
+        adv, _ = fat_points(base, nets["student"], x, y, tau, now)
+        loss, terms = base_loss(base, nets, x, adv, y)
         step_on(sgd, loss)
-        return {"loss": loss, "adv": adv}
+        return terms | {"adv": adv}
 
     return published
 
@@ -125,9 +126,9 @@ def test_with_tau_at_least_the_steps_fat_is_its_base_from_a_clipped_start(tiny, 
     def published(nets, sgd, x, y, now):
         net = nets["student"]
         adv = ce_points(net, x, y, now, "uniform") if base == "pgd-at" else kl_points(net, x, now)
-        loss = base_loss(base, nets, x, adv, y)
+        loss, terms = base_loss(base, nets, x, adv, y)
         step_on(sgd, loss)
-        return {"loss": loss, "adv": adv}
+        return terms | {"adv": adv}
 
     ours = method(base, **{"with": {"fat": {"tau": K}}})
     assert_same_steps(ours, {"student": tiny()}, published, [inside])

@@ -1,5 +1,7 @@
 """Helper-based adversarial training (Rade and Moosavi-Dezfooli 2022, Alg. 1) against straight-line code, in float64."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from oracle_steps import (
     method,
     step_on,
     three_batches,
+    weigh,
 )
 
 
@@ -30,22 +33,38 @@ def helped(
             said = standard(x + label_at * r).argmax(1)
         clean, far, helper = net(x), net(adv), net(x + factor * r)
         robust = kl(clean, far).mean() if on == "kl" else F.cross_entropy(far, y)
-        loss = F.cross_entropy(clean, y, label_smoothing=smoothing) + beta * robust
-        loss = loss + gamma * F.cross_entropy(helper, said)
+        natural = F.cross_entropy(clean, y, label_smoothing=smoothing)
+        loss, terms = weigh(
+            (1, "CE.clean.smooth" if smoothing else "CE.clean", natural),
+            (beta, "KL.adv.clean" if on == "kl" else "CE.adv", robust),
+            (gamma, "CE.help.help", F.cross_entropy(helper, said)),
+        )
         step_on(sgd, loss)
-        return {"loss": loss, "adv": adv, "help": x + factor * r}
+        return terms | {"adv": adv, "help": x + factor * r}
 
     return published
 
 
-def networks(tiny):
-    return {"student": tiny(), "standard": tiny(5).eval().requires_grad_(False)}
+def networks(tiny, x):
+    """A student, and a standard network that is so undecided about these images that little changes its mind."""
+    standard = tiny(5).eval().requires_grad_(False)
+    for batch in (x, x.flip(0, 3), 1 - x):
+        standard.head.bias -= standard(batch).mean(0) / 3
+    return {"student": tiny(), "standard": standard}
+
+
+def test_the_standard_network_of_these_comparisons_says_something_else_at_every_point(tiny, minibatch):
+    x, _ = minibatch
+    standard = networks(tiny, x)["standard"]
+    r = kl_points(tiny(), x) - x
+    said = [standard(x + along * r).argmax(1) for along in (0, 0.5, 1, 2, 3)]
+    assert all((one != other).any() for one, other in pairwise(said))
 
 
 @pytest.mark.parametrize(("factor", "label_at"), [(2.0, 1.0), (3.5, 1.0), (1.5, 1.0), (2.0, 0.5), (2.0, 3.0)])
 def test_hat_equals_algorithm_1(tiny, minibatch, factor, label_at):
     parameters = {"factor": factor, "label_at": label_at}
-    nets = networks(tiny)
+    nets = networks(tiny, minibatch[0])
     assert_same_steps(
         method("hat", **parameters), nets, helped(**parameters), three_batches(minibatch), THREE
     )
@@ -55,7 +74,7 @@ def test_hat_equals_algorithm_1(tiny, minibatch, factor, label_at):
 @pytest.mark.parametrize("mode", ["eval", "train-tracked", "train-untracked"])
 def test_hat_searches_in_the_mode_asked_for(tiny, minibatch, mode):
     ours = method("hat", batchnorm=mode)
-    assert_same_steps(ours, networks(tiny), helped(mode=mode), three_batches(minibatch), THREE)
+    assert_same_steps(ours, networks(tiny, minibatch[0]), helped(mode=mode), three_batches(minibatch), THREE)
 
 
 def test_helper_points_may_leave_the_range_of_images(tiny, minibatch):
@@ -68,7 +87,19 @@ def test_helper_points_may_leave_the_range_of_images(tiny, minibatch):
 def test_hat_at_searches_and_trains_with_cross_entropy(tiny, minibatch, start):
     published = helped(1.75, 1.0, start=start, on="ce")
     ours = method("hat-at", start=start)
-    assert_same_steps(ours, networks(tiny), published, three_batches(minibatch), THREE)
+    assert_same_steps(ours, networks(tiny, minibatch[0]), published, three_batches(minibatch), THREE)
+
+
+def test_hat_at_smooths_the_clean_label_alone_where_asked(tiny, minibatch):
+    smoothing = {"with": {"label-smoothing": {"amount": 0.1, "where": "clean"}}}
+    published = helped(1.75, 1.0, start="uniform", smoothing=0.1, on="ce")
+    assert_same_steps(
+        method("hat-at", **smoothing),
+        networks(tiny, minibatch[0]),
+        published,
+        three_batches(minibatch),
+        THREE,
+    )
 
 
 def test_hat_at_starts_anywhere_in_the_ball():
@@ -99,7 +130,7 @@ def test_the_large_recipe_smooths_the_clean_label_alone(tiny, minibatch):
             }
         },
     )
-    nets = networks(tiny)
+    nets = networks(tiny, minibatch[0])
     nets["average"] = ours.guides["average"].make(nets["student"], {}, None)
     assert_same_steps(ours, nets, published, three_batches(minibatch), THREE)
 

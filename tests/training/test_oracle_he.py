@@ -21,6 +21,7 @@ from oracle_steps import (
     step_on,
     three_batches,
     uniform,
+    weigh,
     while_searching,
 )
 from torch import nn
@@ -91,7 +92,7 @@ def published_step(base, s=S, m=M, angle=False, start=None, carried=None):
             loss.backward()
             carried.add_(EPS * noise.grad.sign()).clamp_(-EPS, EPS)
             sgd.step()
-            return {"loss": loss}
+            return {"loss": loss, "CE.adv": loss}
         net.train(base == "fast-at")
         if base == "fast-at":
             begin = uniform(x, now).clamp(0, 1)
@@ -110,14 +111,20 @@ def published_step(base, s=S, m=M, angle=False, start=None, carried=None):
         net.train()
         if base == "alp":
             clean, far = product(net, x), product(net, adv)
-            loss = 0.5 * he(clean, y, s, m) + 0.5 * he(far, y, s, m) + 0.5 * F.mse_loss(far, clean)
+            loss, terms = weigh(
+                (0.5, "CE.clean", he(clean, y, s, m)),
+                (0.5, "CE.adv", he(far, y, s, m)),
+                (0.5, "MSE.adv.clean", F.mse_loss(far, clean)),
+            )
         elif base == "trades":
             clean, far = product(net, x), product(net, adv)
-            loss = he(clean, y, s, m) + 6 * kl(s * clean, s * far).mean()
+            loss, terms = weigh(
+                (1, "CE.clean", he(clean, y, s, m)), (6, "KL.adv.clean", kl(s * clean, s * far).mean())
+            )
         else:
-            loss = he(product(net, adv), y, s, m)
+            loss, terms = weigh((1, "CE.adv", he(product(net, adv), y, s, m)))
         step_on(sgd, loss)
-        return {"loss": loss, "adv": adv}
+        return terms | {"adv": adv}
 
     return published
 

@@ -14,6 +14,7 @@ from oracle_steps import (
     method,
     step_on,
     three_batches,
+    weigh,
 )
 
 
@@ -42,17 +43,19 @@ def lbgat(base="trades", beta=0.0, alpha=1.0, guidance=mse, frozen=False, studen
             adv = ce_points(net, x, y, now, "uniform" if base == "pgd-at" else "gaussian")
         far = net(adv)
         guide = natural(x)
-        loss = guidance(far, guide.detach() if frozen else guide)
+        follows = guidance(far, guide.detach() if frozen else guide)
+        parts = [(1, "MSE.adv.clean.natural" if guidance is mse else "KL.adv.clean.natural", follows)]
         if not frozen:
-            loss = loss + F.cross_entropy(guide, y)
+            parts.append((1, "CE.clean.natural", F.cross_entropy(guide, y)))
         if student_ce:
-            loss = loss + F.cross_entropy(far, y)
+            parts.append((1, "CE.adv", F.cross_entropy(far, y)))
         if base == "alp":
-            loss = loss + alpha * mse(far, net(x))
+            parts.append((alpha, "MSE.adv.clean", mse(far, net(x))))
         elif base == "trades" and beta > 0:
-            loss = loss + beta * kl(net(x), far).mean()
+            parts.append((beta, "KL.adv.clean", kl(net(x), far).mean()))
+        loss, terms = weigh(*parts)
         step_on(sgd, loss)
-        return {"loss": loss, "adv": adv}
+        return terms | {"adv": adv}
 
     return published
 

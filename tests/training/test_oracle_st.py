@@ -23,6 +23,7 @@ from oracle_steps import (
     project,
     step_on,
     three_batches,
+    weigh,
 )
 from torch.func import functional_call
 
@@ -64,7 +65,7 @@ def squeeze_points(net, x, y, now, divergence, start="gaussian", log=None, mode=
     return points
 
 
-def squeeze_loss(net, points, y, beta, divergence):
+def squeeze_loss(net, points, y, beta, name):
     """Clean and adversarial batches move running statistics, the collaborative one does not; then logits are picked."""
     scratch = {name: value.clone() for name, value in net.named_buffers()}
     logits = {
@@ -73,8 +74,8 @@ def squeeze_loss(net, points, y, beta, divergence):
         "adv": net(points["adv"]),
     }
     low, high = picked(logits, y)
-    gap = divergence(rows(logits, low), rows(logits, high)).mean()
-    return F.cross_entropy(logits["clean"], y) + beta * gap
+    gap = DIVERGENCE[name](rows(logits, low), rows(logits, high)).mean()
+    return weigh((1, "CE.clean", F.cross_entropy(logits["clean"], y)), (beta, f"gap.{name}", gap))
 
 
 def st(beta=6.0, regulariser="symmetric-kl", start="gaussian", mode="train-untracked"):
@@ -83,9 +84,9 @@ def st(beta=6.0, regulariser="symmetric-kl", start="gaussian", mode="train-untra
     def published(nets, sgd, x, y, now):
         net = nets["student"]
         points = squeeze_points(net, x, y, now, divergence, start, mode=mode)
-        loss = squeeze_loss(net, points, y, beta, divergence)
+        loss, terms = squeeze_loss(net, points, y, beta, regulariser)
         step_on(sgd, loss)
-        return {"loss": loss, "adv": points["adv"], "col": points["col"]}
+        return terms | {"adv": points["adv"], "col": points["col"]}
 
     return published
 
@@ -129,8 +130,8 @@ def test_st_with_weight_perturbation_squeezes_at_the_moved_weights(tiny, minibat
     def published(nets, sgd, x, y, now):
         net = nets["student"]
         points = squeeze_points(net, x, y, now, divergence)
-        loss = original_awp(net, sgd, lambda net: squeeze_loss(net, points, y, 6.0, divergence), 0.05)
-        return {"loss": loss, "adv": points["adv"], "col": points["col"]}
+        terms = original_awp(net, sgd, lambda net: squeeze_loss(net, points, y, 6.0, regulariser)[1], 0.05)
+        return terms | {"adv": points["adv"], "col": points["col"]}
 
     ours = method("st", regulariser=regulariser, **{"with": {"awp": {"radius": 0.05}}})
     assert_same_steps(ours, {"student": tiny()}, published, three_batches(minibatch), THREE)
@@ -148,16 +149,20 @@ def test_two_neighbours_average_what_depends_on_the_adversarial_point(tiny, mini
             start = "uniform" if base == "pgd-at" else "gaussian"
             points = {name: ce_points(net, x, y, now, start, point=name) for name in ("adv", "twin")}
         clean = None if base == "pgd-at" else net(x)
-        adv, twin = net(points["adv"]), net(points["twin"])
-        if base == "pgd-at":
-            loss = (F.cross_entropy(adv, y) + F.cross_entropy(twin, y)) / 2
-        elif base == "trades":
-            loss = F.cross_entropy(clean, y) + 6 * (kl(clean, adv).mean() + kl(clean, twin).mean()) / 2
-        else:
-            (b1, w1), (b2, w2) = mart(clean, adv, y), mart(clean, twin, y)
-            loss = (b1 + 5 * w1 + b2 + 5 * w2) / 2
+        said = {name: net(point) for name, point in points.items()}
+        parts = [] if base != "trades" else [(1, "CE.clean", F.cross_entropy(clean, y))]
+        for name, far in said.items():
+            if base == "pgd-at":
+                parts.append((0.5, f"CE.{name}", F.cross_entropy(far, y)))
+            elif base == "trades":
+                parts.append((3, f"KL.{name}.clean", kl(clean, far).mean()))
+            else:
+                cross, runner_up, weighted = mart(clean, far, y)
+                parts.append((2.5, f"weighted-KL.{name}.clean", weighted))
+                parts += [(0.5, f"CE.{name}", cross), (0.5, f"runner-up.{name}", runner_up)]
+        loss, terms = weigh(*parts)
         step_on(sgd, loss)
-        return {"loss": loss} | points
+        return terms | points
 
     ours = method(base, **{"with": {"two-neighbours": {}}})
     assert_same_steps(ours, {"student": tiny()}, published, three_batches(minibatch), THREE)
