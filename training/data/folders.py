@@ -17,9 +17,8 @@ from training.errors import UserError
 # What torchvision takes for images by their names, in any case.
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGENET_ZOOM = (
-    256 / 224
-)  # of a test image of 224 pixels the short side is scaled to 256, then the middle taken
+# A test image of 224 pixels is the middle of one whose short side was scaled to 256.
+IMAGENET_ZOOM = 256 / 224
 CLASS_LIST = "classes.txt"
 
 
