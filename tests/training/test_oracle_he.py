@@ -26,6 +26,8 @@ from oracle_steps import (
 )
 from torch import nn
 
+from training.setups import laid_over
+
 S, M = 15.0, 0.2
 
 
@@ -250,3 +252,12 @@ def test_a_margin_moves_only_the_training_loss(tiny, minibatch):
         )
         found.append(adv)
     assert torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("setup", ["he/cifar10", "he/cifar10-benchmark"])
+@pytest.mark.parametrize("name", ["pgd-at", "pgd-at+he", "trades+he", "alp+m-he"])
+def test_the_papers_setups_start_every_search_at_gaussian_noise(setup, name):
+    """Its program has one start for all, PGD-AT without the embedding included."""
+    chosen = laid_over({"setup": setup, "method": name})["method"]
+    (search,) = method(**chosen).stages
+    assert search.start == "gaussian"
