@@ -108,7 +108,7 @@ def evaluate(
 
 def check(spec: EvaluationSpec, test: Images, classes: int) -> None:
     """Raise the UserError that :func:`evaluate` would, for data that do not allow what is asked."""
-    _first(test, spec.images)
+    _enough(test, spec.images)
     _cascade(spec.attacks, classes)
 
 
@@ -286,10 +286,15 @@ def _cascade(asked: tuple[str, ...], classes: int) -> tuple[list[str], list[str]
 
 def _first(test: Images, count: int | None) -> tuple[Tensor, Tensor]:
     """The first ``count`` images and labels."""
+    _enough(test, count)
+    return test.images[:count], test.labels[:count]
+
+
+def _enough(test: Images, count: int | None) -> None:
+    """Raise UserError where there are fewer; the images themselves, which may be in files, are not looked at."""
     there = len(test.labels)
     if count is not None and count > there:
         raise UserError(f"evaluate.images: {count} images asked for, and the test set has {there}")
-    return test.images[:count], test.labels[:count]
 
 
 def _known(file: Path, identity: dict[str, Any]) -> Outcome | None:
