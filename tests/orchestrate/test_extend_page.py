@@ -1,5 +1,6 @@
 """docs/extend.md: its code is the example's, and its commands say what it shows."""
 
+import hashlib
 import os
 import re
 import shlex
@@ -84,3 +85,8 @@ def test_the_commands_on_the_page_say_what_it_shows(tmp_path):
         assert not missing, (command, missing, done.stdout + done.stderr)
         refusal = any(line.startswith("parapet: ") for line in shown)
         assert done.returncode == (2 if refusal else 0), (command, done.stderr)
+    digest = hashlib.sha256((EXAMPLES / "my_methods.py").read_bytes()).hexdigest()
+    kept = yaml.safe_load((tmp_path / "runs" / "sweeps" / "photographs" / "sweep.yaml").read_text())
+    assert kept["import"] == {"my_methods.py": digest}
+    tracked = list((tmp_path / "runs" / "mlartifacts").rglob("imports/my_methods.py"))
+    assert len(tracked) == 3, "every run that used the file has it"

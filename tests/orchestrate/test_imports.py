@@ -11,6 +11,7 @@ import pytest
 import small_trials
 import yaml
 
+from orchestrate import ledger
 from orchestrate import trial as trials
 from orchestrate.cli import main
 from orchestrate.imports import Imports
@@ -58,7 +59,7 @@ def digest(file):
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def another_process(mine):
+def another_process():
     """What was imported is forgotten, as in a process that begins."""
     for registry in extensions.registries():
         for name in [name for name, entry in registry.entries.items() if entry.origin]:
@@ -80,11 +81,11 @@ def test_only_what_uses_a_file_carries_its_digest(mine):
 
 def test_other_contents_are_another_trial_and_another_place_is_not(mine, tmp_path):
     first = plan(sweep({"method": "halved"}, **{"import": ["mine.py"]}))[0]
-    another_process(mine)
+    another_process()
     (tmp_path / "there").mkdir()
     moved = mine.rename(tmp_path / "there" / "mine.py")
     assert plan(sweep({"method": "halved"}, **{"import": [str(moved)]}))[0].key == first.key
-    another_process(mine)
+    another_process()
     moved.write_text(own_methods.HALVED + "# another version\n")
     assert plan(sweep({"method": "halved"}, **{"import": [str(moved)]}))[0].key != first.key
 
@@ -119,13 +120,38 @@ def test_a_sweep_goes_on_with_the_files_that_it_was_begun_with(mine, tmp_path):
     kept.parent.mkdir(parents=True)
     kept.write_text(yaml.safe_dump(swept.dump() | {"import": planner.imports.digests}))
     mine.unlink()
-    another_process(mine)
+    another_process()
     again = load(kept)
     assert again.dump()["import"] == {"mine.py": first.spec.imports["mine.py"]}
     assert [w.key for w in all_of(again, Planner(again, runs))] == [first.key]
     shutil.rmtree(runs.imports)
     with pytest.raises(UserError, match=rf"{kept}: import\.mine\.py: .*there is no such file"):
         Imports.of(again, runs)
+
+
+def test_resume_and_retry_by_name_take_the_copies_and_a_file_what_it_is_now(mine, tmp_path, monkeypatch):
+    runs = Runs(tmp_path / "runs")
+    swept = sweep({"method": "halved"}, **{"import": ["mine.py"]})
+    Path("f.yaml").write_text(yaml.safe_dump(swept.dump()))
+    planner = Planner(swept, runs)
+    (begun,) = all_of(swept, planner)
+    planner.imports.keep()
+    folder = runs.sweep("x")
+    folder.path.mkdir(parents=True)
+    folder.sweep_file.write_text(yaml.safe_dump(swept.dump() | {"import": planner.imports.digests}))
+    ledger.append(folder.ledger_file, ledger.Row(0, begun.key, begun.config, label="halved"))
+    ledger.close(folder.ledger_file, 0, "failed", "crash: boom")
+    planned = []
+    monkeypatch.setattr(
+        "orchestrate.driver.run", lambda *_, planner, **__: planned.extend(planner.check()) or 0
+    )
+    mine.write_text(own_methods.HALVED + "# changed since\n")
+    for words in (["sweep", "x", "--resume"], ["retry", "x"], ["sweep", "f.yaml", "--resume"]):
+        another_process()
+        assert main(words) == 0
+    resumed, retried, now = planned
+    assert resumed.key == retried.key == begun.key
+    assert now.key != begun.key
 
 
 @pytest.mark.parametrize(
@@ -191,7 +217,7 @@ def trained(mine, tmp_path):
     process = small_trials.start(trial)  # a process that knows of the file by the store alone
     _, said = process.communicate(timeout=60)
     assert process.returncode == trials.FINISHED, said
-    another_process(mine)
+    another_process()
     return trial
 
 
@@ -200,10 +226,10 @@ def test_a_trial_runs_the_copy_and_the_commands_find_it(trained, mine, capsys, t
     best = str(trained.checkpoints / "best.pt")
     assert main(["show", trained.key]) == 0
     assert "0.5*CE(clean) + 3*KL(adv to clean)" in capsys.readouterr().out
-    another_process(mine)
+    another_process()
     assert main(["evaluate", best, "--attacks", "pgd", "--images", "10"]) == 0
     assert "per image" in capsys.readouterr().out
-    another_process(mine)
+    another_process()
     assert main(["export", trained.key, "-o", "w.safetensors"]) == 0
     lines = capsys.readouterr().out.rstrip().splitlines()[-4:]
     program = "\n".join([*lines, "import torch", "print(network(torch.zeros(2, 1, 8, 8)).shape)"])
@@ -227,7 +253,7 @@ def test_a_checkpoint_from_elsewhere_never_runs_what_it_names(trained, mine, cap
     assert said.count("\n") == 1
     assert "halved" not in extensions.registries()[0].entries
     assert main([*line, "--import", "mine.py"]) == 0
-    another_process(mine)
+    another_process()
     assert main([*line, "--runs", str(away)]) == 0, "a store that its user names is trusted"
 
 
@@ -248,7 +274,7 @@ def test_a_network_by_path_brings_the_file_that_it_needs(trained, mine):
         plan(sweep({"method": "hat"} | path))
     (wanted,) = plan(sweep({"method": "hat"} | path, **{"import": ["mine.py"]}))
     assert wanted.spec.imports == {"mine.py": digest(mine)}
-    another_process(mine)
+    another_process()
     key = {"helpers": {"standard": {"key": trained.key}}}
     (wanted,) = plan(sweep({"method": "hat"} | key))
     assert wanted.spec.imports == {"mine.py": digest(mine)}, "a trial of this store has it in the store"
