@@ -122,7 +122,7 @@ def _unknown(path: Path, model: type[BaseModel], above: str = "") -> str | None:
     if name == "helpers":
         overlaid = len(rest) > 1 and rest[1] not in REFERENCES
         return _unknown(rest[1:], TrialSpec, f"helpers.{rest[0]}.") if overlaid else None
-    kind = _model_of(fields[name].annotation)
+    kind = model_of(fields[name].annotation)
     if not rest or kind is dict:
         return None
     if kind is None:
@@ -130,7 +130,7 @@ def _unknown(path: Path, model: type[BaseModel], above: str = "") -> str | None:
     return _unknown(rest, kind, f"{above}{name}.")
 
 
-def _model_of(annotation: Any) -> Any:
+def model_of(annotation: Any) -> Any:
     """The section that a field holds (or may hold), ``dict`` for an open one, or None for a plain value."""
     for option in get_args(annotation):
         if isinstance(option, type) and issubclass(option, BaseModel):
@@ -145,7 +145,7 @@ def _in_its_section(name: str, text: str, file: type[BaseModel]) -> Path:
     homes: list[Path] = []
     names = [*fields_of(file), *SECTIONS]
     for section, field in TrialSpec.model_fields.items():
-        kind = _model_of(field.annotation)
+        kind = model_of(field.annotation)
         if kind not in (None, dict) and not issubclass(kind, Choice):
             names += kind.model_fields
             homes += [(section, name)] if name in kind.model_fields else []

@@ -360,8 +360,8 @@ def _model_at(loc: Sequence[str | int], model: type[BaseModel]) -> type[BaseMode
     """The section that stands at a place, if one does."""
     for part in loc:
         field = over.fields_of(model).get(str(part))
-        kind = field.annotation if field else None
-        if not isinstance(kind, type) or not issubclass(kind, BaseModel):
+        kind = over.model_of(field.annotation) if field else None
+        if kind in (None, dict):
             return None
         model = kind
     return model

@@ -97,6 +97,11 @@ def test_probes_hold_every_listed_value_and_both_ends():
         ("norm: linf", "steps: 0", "base.attack.steps: should be greater than or equal to 1, got 0"),
         ("data: {name: digits}", "data: digits", "base.data: should be a section"),
         (
+            "data: {name: digits}",
+            "data: {name: digits, extra: {pth: x, share: 0.5}}",
+            "base.data.extra.pth: unknown field (did you mean 'path'?)",
+        ),
+        (
             "model: {name: small-cnn}",
             "model: mlp",
             "base.model: should be a section ({name: mlp}), got 'mlp'",
