@@ -68,6 +68,12 @@ class HypersphereHead(nn.Module):
         self.weight.copy_(normalize(self.weight, dim=1))
 
     def forward(self, features: Tensor) -> Tensor:
+        # Not in bfloat16, which has no cosine between 0.996 and 1: arccos has no slope there.
+        with torch.autocast(features.device.type, enabled=False):
+            return self.scale * self._products(features.to(self.weight.dtype))
+
+    def _products(self, features: Tensor) -> Tensor:
+        """Cosines, or what is asked for in their place, [N, K]."""
         weight: Tensor = self.weight
         if self.how.weights == "differentiate":
             weight = normalize(weight, dim=1)
@@ -75,9 +81,7 @@ class HypersphereHead(nn.Module):
             # An average of unit vectors is shorter than one: the value is unit, the gradient as if it were not divided.
             weight = weight + (normalize(weight, dim=1) - weight).detach()
         products = linear(normalize(features, dim=1) if self.how.features else features, weight)
-        if self.how.angle:
-            products = -products.clamp(-NEAR_ONE, NEAR_ONE).arccos()
-        return self.scale * products
+        return -products.clamp(-NEAR_ONE, NEAR_ONE).arccos() if self.how.angle else products
 
     def extra_repr(self) -> str:
         return repr(self.how)
