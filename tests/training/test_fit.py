@@ -16,6 +16,7 @@ from training.fit import Control, Training, fit
 from training.precision import Forward
 from training.resolve import helper_spec, needed_helpers, resolve
 from training.spec import AttackSpec, TrainSpec, TrialSpec
+from training.views import Moment
 
 CPU = torch.device("cpu")
 
@@ -126,6 +127,19 @@ def test_events_tell_each_epoch_with_every_loss_term(tmp_path, digits):
     assert events[-1]["metrics"]["val/robust"] == best["metrics"]["val/robust"]
     _, _, facts = checkpoint.load_network(tmp_path / checkpoint.BEST)
     assert facts["epoch"] == best["epoch"]
+
+
+def test_rate_and_momentum_follow_their_schedule(tmp_path, digits):
+    spec = spec_of("standard", schedule={"name": "onecycle", "momentum": [0.95, 0.85]})
+    training = Training(spec, digits, tmp_path, "k", CPU, {})
+    seen = []
+    training.optimizer.register_step_pre_hook(
+        lambda sgd, *_: seen.extend((group["lr"], group["momentum"]) for group in sgd.param_groups)
+    )
+    list(training.run(Control()))
+    moments = [Moment(epoch, step, 3, 4) for epoch in range(4) for step in range(3)]
+    assert seen == [(training.rates.lr(now), training.rates.momentum(now)) for now in moments]
+    assert len({momentum for _, momentum in seen}) > 6
 
 
 def test_the_student_learns(tmp_path, digits):
