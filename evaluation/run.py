@@ -170,6 +170,7 @@ class _Watched(nn.Module):
         self.network = network
         self.stop = stop
         self.ask_at = 0.0
+        self.eval()  # a search restores the mode that it finds here, and the network below with it
 
     def forward(self, x: Tensor) -> Tensor:
         now = time.monotonic()

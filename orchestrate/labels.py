@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrate import space
 from orchestrate.sweep_file import Sweep, probes
-from training.spec import flatten, spelt_out
+from training.spec import flatten, is_annealed, spelt_out
 
 
 class Labels:
@@ -62,7 +62,7 @@ def _with_leaves(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The tree with ``{cosine: [a, b]}``, which is one value, as the text ``cosine[a, b]``."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
-        if space.is_annealed(value):
+        if is_annealed(value):
             ((kind, given),) = value.items()
             leaves[name] = f"{kind}{json.dumps(given)}"
         else:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from training.errors import UserError
-from training.spec import fraction
+from training.spec import fraction, is_annealed
 
 if TYPE_CHECKING:
     import optuna
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 LISTED = ("grid", "choice")
 RANGES = ("uniform", "loguniform", "int")
 KINDS = (*LISTED, *RANGES)
-ANNEALED = (
-    "cosine",
-    "linear",
-    "steps",
-)  # training.annealing's kinds: values that change while a network is trained
 Tree = dict[str, Any]
 
 
@@ -123,15 +118,6 @@ Dimension = Listed | Range
 def is_space(value: Any) -> bool:
     """Does this stand for a choice, rather than for itself?"""
     return isinstance(value, Mapping) and any(kind in value for kind in KINDS)
-
-
-def is_annealed(value: Any) -> bool:
-    """Is this one value, ``{cosine: [a, b]}``, rather than a section? (``attack: {steps: 10}`` is a section.)"""
-    return (
-        isinstance(value, Mapping)
-        and len(value) == 1
-        and all(kind in ANNEALED and isinstance(given, list | tuple) for kind, given in value.items())
-    )
 
 
 def find(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Dimension]:

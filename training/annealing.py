@@ -20,10 +20,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
-from training.spec import fraction
+from training.spec import ANNEALED, fraction
 from training.views import Moment, Number, Schedule
-
-KINDS = ("cosine", "linear", "steps")
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def _plain(value: Any) -> Any:
     """A number or a schedule with its shape checked; ``8/255`` as a number."""
     if not isinstance(value, dict):
         return fraction(value)
-    if len(value) != 1 or next(iter(value)) not in KINDS:
+    if len(value) != 1 or next(iter(value)) not in ANNEALED:
         raise ValueError(
             f"should be a number, or one of {{cosine: [a, b]}}, {{linear: [a, b]}}, {{steps: ...}}, got {value!r}"
         )

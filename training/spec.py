@@ -15,6 +15,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from training.errors import UserError
+
+ANNEALED = ("cosine", "linear", "steps")  # hyperparameters that change: see training.annealing
 IDENTITY = 1  # raise when the meaning of a spec changes, so that old results are not taken for new ones
 
 
@@ -76,6 +79,8 @@ def spelt_out(method: Any) -> Any:
     ):
         return section
     name, *added = (part.strip() for part in section["name"].split("+"))
+    if len(set(added)) < len(added):
+        raise UserError(f"method '{section['name']}': a modifier is there twice")
     written = section.get("with") or {}
     if not isinstance(written, dict):
         return section
@@ -194,6 +199,7 @@ class TrialSpec(Part):
             facts["data"]["extra"].pop("path")
         facts["data"]["digest"] = data_digest
         facts["method"]["with"] = [[name, given] for name, given in self.method.with_.items()]
+        facts["imports"] = sorted(self.imports.values())  # contents, whatever the files are called
         facts["helpers"] = {
             name: ref.get("key") or ref["digest"] for name, ref in sorted(self.helpers.items())
         }
@@ -204,12 +210,21 @@ class TrialSpec(Part):
         return digest_of(self.identity(data_digest))
 
 
+def is_annealed(value: Any) -> bool:
+    """Is this one value, ``{cosine: [a, b]}``, rather than a section? (``attack: {steps: 10}`` is a section.)"""
+    return (
+        isinstance(value, Mapping)
+        and len(value) == 1
+        and all(kind in ANNEALED and isinstance(given, list | tuple) for kind, given in value.items())
+    )
+
+
 def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dictionaries, ``over`` on top. Naming another method, model or schedule drops the old one's parameters."""
     merged = dict(base)
     for name, given in over.items():
         below = merged.get(name)
-        if isinstance(given, Mapping) and isinstance(below, Mapping):
+        if isinstance(given, Mapping) and isinstance(below, Mapping) and not is_annealed(given):
             renamed = "name" in given and given["name"] != below.get("name")
             merged[name] = dict(given) if renamed and name != "data" else overlay(below, given)
         else:

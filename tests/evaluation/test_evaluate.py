@@ -488,3 +488,15 @@ def test_a_real_kill_in_the_middle_of_a_batch(four: Trained, uninterrupted: Outc
     assert not (tmp_path / "e.parquet").exists()
     _, outcome = evaluate(network, test, tmp_path / "e.parquet", **WORK)
     assert_same_verdicts(outcome, uninterrupted)
+
+
+def test_verdicts_do_not_depend_on_whether_batchnorm_could_be_folded(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without folding, searcher and judge are one network: a search must not leave it in train mode."""
+    network, test = trained
+    folded, _ = evaluate(network, test, tmp_path / "a.parquet", ("pgd",), images=100)
+    monkeypatch.setattr(run, "folded", lambda network, x: None)
+    whole, outcome = evaluate(network, test, tmp_path / "b.parquet", ("pgd",), images=100)
+    assert outcome.facts["folded"] is False
+    assert abs(whole["pgd"] - folded["pgd"]) <= 0.01

@@ -179,3 +179,8 @@ def test_the_place_of_extra_images_is_made_absolute(tmp_path, monkeypatch):
     tree["trials"][0]["data"] = {"extra": "ddpm.npz"}
     with pytest.raises(UserError, match=r"x: trials\[0\].data.extra: should be a section"):
         build(tree, "x")
+
+
+def test_a_modifier_named_twice_is_said_so():
+    with pytest.raises(UserError, match=r"'hat\+awp\+awp': a modifier is there twice"):
+        build({"name": "x", "base": {"method": "hat+awp+awp"}}, "f.yaml")
