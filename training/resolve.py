@@ -9,6 +9,7 @@ from training.errors import UserError
 from training.guides import Helper
 from training.models import MODELS
 from training.recipes import MODIFIERS, RECIPES, build
+from training.recipes.hypersphere import HEADS
 from training.schedules import SCHEDULES
 from training.spec import AttackSpec, Choice, TrialSpec, overlay
 
@@ -63,9 +64,13 @@ def helper_spec(spec: TrialSpec, helper: Helper, overrides: Mapping[str, Any]) -
     """The trial of a helper network (not yet resolved).
 
     Trained by the helper's method with the trial's own data, model, recipe and threat model, but always with the
-    helper's seed, so that trials which differ only in seed or method share one. ``overrides`` is laid over that.
+    helper's seed, so that trials which differ only in seed or method share one. ``overrides`` is laid over that. A
+    network that the student starts from has the student's head.
     """
-    facts = spec.dump() | {"method": {"name": helper.method}, "helpers": {}, "seed": helper.seed}
+    method: dict[str, Any] = {"name": helper.method}
+    if build(spec.method, spec.attack).start == helper:
+        method["with"] = {name: given for name, given in spec.method.with_.items() if name in HEADS}
+    facts = spec.dump() | {"method": method, "helpers": {}, "seed": helper.seed}
     if helper.method == "standard":
         facts["data"]["extra"] = None
     return TrialSpec.model_validate(overlay(facts, overrides))

@@ -341,3 +341,28 @@ def test_bf16_hands_out_float_logits():
     logits = forward(network, torch.rand(4, 8))
     assert logits.dtype == torch.float32
     assert torch.equal(logits, logits.bfloat16().float())
+
+
+def test_a_hypersphere_student_starts_from_a_network_of_its_own_kind(tmp_path, digits):
+    spec = spec_of({"name": "pgd-at", "with": {"he": {}, "pretrained": {"by": "pgd-at"}}}, epochs=1)
+    (needed,) = needed_helpers(spec)
+    begun = resolve(helper_spec(spec, needed, {}))
+    assert list(begun.method.with_) == ["he"]
+    train(begun, digits, tmp_path / "start")
+    start, _, _ = checkpoint.load_network(tmp_path / "start" / checkpoint.LAST)
+    training = Training(spec, digits, tmp_path / "own", "k", CPU, {"start": start})
+    for name, value in training.networks["student"].state_dict().items():
+        assert torch.equal(value, start.state_dict()[name]), name
+
+
+def test_a_start_of_another_shape_is_told_before_anything_is_trained(tmp_path, digits):
+    spec = spec_of({"name": "pgd-at", "with": {"pretrained": {}}}, epochs=1)
+    other = TrialSpec.model_validate(
+        spec.dump() | {"model": {"name": "small-cnn", "width": 6}, "method": "standard"}
+    )
+    train(resolve(other), digits, tmp_path / "start")
+    start, _, _ = checkpoint.load_network(tmp_path / "start" / checkpoint.LAST)
+    with pytest.raises(
+        UserError, match=r"helpers\.start: is another network than the one to train: size mismatch"
+    ):
+        Training(spec, digits, tmp_path / "own", "k", CPU, {"start": start})
