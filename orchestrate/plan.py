@@ -59,10 +59,10 @@ class _Data:
 
 @dataclass(frozen=True)
 class _Reference:
-    """Where a network is that was trained before, and the users' files that it was trained with."""
+    """Where a network is that was trained before, and as what."""
 
     place: dict[str, str]
-    imports: dict[str, str]
+    spec: TrialSpec
 
 
 class Planner:
@@ -138,7 +138,7 @@ class Planner:
     def _resolved(self, spec: TrialSpec) -> Wanted:
         """A trial without a place in the sweep. Messages begin with the path of a field of the spec."""
         from training import extensions
-        from training.resolve import cost, formula, needed_helpers, resolve
+        from training.resolve import check_start, cost, formula, needed_helpers, resolve
 
         spec = resolve(_with_root(spec), where="")
         data = self._data_of(spec)
@@ -151,12 +151,14 @@ class Planner:
             if helpers.is_reference(given):
                 there = self._refer(spec, needed.name, given)
                 references[needed.name] = there.place
-                imports |= there.imports
+                trained = there.spec
             else:
                 helper = self._helper(spec, needed, given)
                 planned.append(helper)
                 references[needed.name] = {"key": helper.key}
-                imports |= helper.spec.imports
+                trained = helper.spec
+            imports |= trained.imports
+            check_start(spec, needed, trained)
         spec = spec.model_copy(update={"helpers": references, "imports": dict(sorted(imports.items()))})
         return Wanted(
             config={},
@@ -201,7 +203,7 @@ class Planner:
         if remembered not in self._references:
             place = helpers.refer(given, f"helpers.{name}", self.runs, self.downloads)
             _, trained = load_helper(name, place, self.runs, load(spec.data), torch.device("cpu"))
-            self._references[remembered] = _Reference(place, trained.imports)
+            self._references[remembered] = _Reference(place, trained)
         return self._references[remembered]
 
     def _data_of(self, spec: TrialSpec) -> _Data:

@@ -76,6 +76,23 @@ def helper_spec(spec: TrialSpec, helper: Helper, overrides: Mapping[str, Any]) -
     return TrialSpec.model_validate(overlay(facts, overrides))
 
 
+def check_start(spec: TrialSpec, helper: Helper, trained: TrialSpec) -> None:
+    """Raise UserError where the student is to start from this helper and is another network (resolved specs)."""
+    method, other = build(spec.method, spec.attack), build(trained.method, trained.attack)
+    if method.start != helper:
+        return
+    if trained.model != spec.model:
+        raise UserError(
+            f"helpers.{helper.name}: its model, '{trained.model.name}', is not the '{spec.model.name}' that is to start"
+            " from it; names and parameters must be equal"
+        )
+    if method.head != other.head:
+        raise UserError(
+            f"helpers.{helper.name}: ends in {other.head or 'a linear head'}, and the network that is to start from it"
+            f" in {method.head or 'a linear head'}; train both with the same he"
+        )
+
+
 def cost(spec: TrialSpec, images: int) -> float:
     """Network passes of one whole training on ``images`` training images, in millions of images.
 

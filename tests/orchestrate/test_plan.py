@@ -506,3 +506,24 @@ def test_images_that_a_model_cannot_take_are_noticed(tmp_path):
     data = {"data": {"name": "npz", "root": str(file)}, "model": {"name": "small-cnn-4x4"}}
     message = refused(sweep(method("trades") | data, overrides=["train.batch_size=9"]), tmp_path)
     assert message.startswith("f.yaml: trials[0].model.name: 'small-cnn-4x4' needs images of at least 4x4")
+
+
+def test_a_start_that_is_another_network_is_refused_before_anything_starts(tmp_path):
+    for given, said in (
+        ({"model": {"name": "small-cnn", "width": 3}}, "its model, 'small-cnn', is not the 'small-cnn'"),
+        ({"model": {"name": "mlp"}}, "its model, 'mlp', is not the 'small-cnn'"),
+        ({"method": {"name": "standard", "with": {"he": {}}}}, "ends in Head"),
+    ):
+        content = {
+            "name": "x",
+            "base": {
+                "data": {"name": "digits"},
+                "model": {"name": "small-cnn"},
+                "attack": {"eps": 0.2},
+                "helpers": {"start": given},
+            },
+            "trials": [{"method": "pgd-at+pretrained"}],
+        }
+        sweep = build(content, "f.yaml")
+        with pytest.raises(UserError, match=rf"f\.yaml: base\.helpers\.start: .*{said}"):
+            Planner(sweep, Runs(tmp_path)).check()
