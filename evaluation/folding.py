@@ -31,10 +31,17 @@ def folded(network: nn.Module, x: Tensor) -> nn.Module | None:
     try:
         whole = copy.deepcopy(network).double()
         quick = fuse(copy.deepcopy(whole))
-    except (TraceError, TypeError, RuntimeError) as error:  # what tracing raises for what it cannot follow
+    except (
+        TraceError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # what tracing raises for what it cannot follow
         log.info("BatchNorm is not folded, the evaluation takes longer: %s", error)
         return None
-    some = x[:LOOK].double()  # in float32 the rounding of a deep network is larger than any mistake that is looked for
+    some = x[
+        :LOOK
+    ].double()  # in float32 the rounding of a deep network is larger than any mistake that is looked for
     with torch.no_grad():
         expected, got = whole(some), quick(some)
     gap = float((expected - got).abs().max() / expected.abs().max().clamp(min=1.0))

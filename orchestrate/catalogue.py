@@ -45,19 +45,36 @@ ANNEALED = "{cosine: [a, b]}, {linear: [a, b]}, {steps: [[epoch, a], ...]}"
 
 
 def recipes() -> Iterator[Row]:
-    """Name, loss with the recipe's defaults, source and summary of each."""
+    """Name, loss with the recipe's defaults, parameters with their defaults, source and summary of each."""
     for name, entry in RECIPES.entries.items():
         try:
             formula = _built(_spec(name)).formula
         except UserError as error:  # it has no defaults for everything
             formula = f"({error})"
-        yield name, formula, _source(entry), _plain(entry.summary)
+        yield name, formula, _defaults(entry), _source(entry), _plain(entry.summary)
 
 
 def modifiers() -> Iterator[Row]:
-    """Name, source and summary of each."""
+    """Name, what the loss becomes, parameters with their defaults, source and summary of each."""
     for name, entry in MODIFIERS.entries.items():
-        yield name, _source(entry), _plain(entry.summary)
+        yield name, _added_to(name), _defaults(entry), _source(entry), _plain(entry.summary)
+
+
+def _added_to(modifier: str) -> str:
+    """``trades: LOSS`` with the modifier, on the first of some methods that admits it; where the loss stays, so."""
+    for recipe in ("trades", "pgd-at", *RECIPES.entries):
+        try:
+            plain, added = _built(_spec(recipe)), _built(_spec(f"{recipe}+{modifier}"))
+        except UserError:
+            continue
+        return "(as it is)" if added.objective == plain.objective else f"{recipe}: {added.formula}"
+    return "(it has no defaults for everything)"
+
+
+def _defaults(entry: Entry) -> str:
+    """``beta=6, start=gaussian``."""
+    given = ((name, parameter.default) for name, parameter in entry.parameters.items())
+    return ", ".join(f"{n}={'...' if v is inspect.Parameter.empty else _value(v)}" for n, v in given) or "-"
 
 
 @dataclass(frozen=True)

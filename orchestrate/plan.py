@@ -26,7 +26,7 @@ from orchestrate.sweep_file import Sweep, dotted, explain, probes
 from training.errors import UserError
 from training.registry import nearest
 from training.setups import laid_over
-from training.spec import DataSpec, TrialSpec
+from training.spec import Choice, DataSpec, TrialSpec
 
 if TYPE_CHECKING:
     from training.guides import Helper
@@ -323,13 +323,24 @@ def _not_needed(name: str, known: Collection[str]) -> str:
 
 
 def _check_model(spec: TrialSpec, data: _Data) -> None:
-    """Build the model without memory or weights, so that images it cannot take are noticed now."""
+    """Build the models without memory or weights, so that images they cannot take are noticed now."""
     import torch
 
+    from training.guides import Joint
     from training.models import build
+    from training.recipes import build as build_method
 
-    with torch.device("meta"):
-        build(spec.model, data.shape, data.classes, [0.0] * data.shape[0], [1.0] * data.shape[0])
+    def built(model: Choice) -> None:
+        with torch.device("meta"):
+            build(model, data.shape, data.classes, [0.0] * data.shape[0], [1.0] * data.shape[0])
+
+    built(spec.model)
+    for name, guide in build_method(spec.method, spec.attack).guides.items():
+        if isinstance(guide, Joint) and guide.model is not None:
+            try:
+                built(Choice(name=guide.model, **guide.parameters))
+            except UserError as error:
+                raise UserError(f"method: its {name} network, '{guide.model}': {error}") from None
 
 
 def _with_root(spec: TrialSpec) -> TrialSpec:

@@ -258,9 +258,6 @@ def _anchor(part: Any) -> None:
     for section, field in ((data, "root"), (extra, "path")):
         if isinstance(section, dict) and field in section:
             section[field] = _absolute(section[field])
-    extra = data.get("extra") if isinstance(data, dict) else None
-    if isinstance(extra, dict) and "path" in extra:
-        extra["path"] = _absolute(extra["path"])
     for helper in helpers.values() if isinstance(helpers, dict) else ():
         _anchor(helper)
         if isinstance(helper, dict) and "path" in helper:

@@ -117,7 +117,7 @@ def _plain(value: Any) -> Any:
     ((kind, given),) = value.items()
     if kind == "steps":
         try:
-            rows = [[float(since), float(number)] for since, number in given]
+            rows = [[float(fraction(since)), float(fraction(number))] for since, number in given]
         except (TypeError, ValueError):
             raise ValueError(
                 f"steps are pairs of an epoch and a value, like [[0, 1], [50, 2]], got {given!r}"

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from training.terms import At, Writable, pair
+from training.terms import At, Writable, dotted, pair, words
 from training.views import Views
 
 Kind = Literal["symmetric-kl", "js", "l2"]
@@ -46,8 +46,7 @@ class Divergence(Writable):
 
     @property
     def name(self) -> str:
-        points = [at if isinstance(at, str) else ".".join(at) for at in (self.a, self.b)]
-        return ".".join([self.kind, *points])
+        return f"{self.kind}.{dotted(self.a)}.{dotted(self.b)}"
 
     @property
     def reads(self) -> tuple[At, ...]:
@@ -55,8 +54,7 @@ class Divergence(Writable):
         return (self.a, self.b) if self.a_first else (self.b, self.a)
 
     def __repr__(self) -> str:
-        points = [at if isinstance(at, str) else f"{at[0]} by {at[1]}" for at in (self.a, self.b)]
-        return f"{WORDS[self.kind]}({points[0]} ~ {points[1]})"
+        return f"{WORDS[self.kind]}({words(self.a)} ~ {words(self.b)})"
 
     def __call__(self, views: Views) -> Tensor:
         views.logits(*pair(self.reads[0]))

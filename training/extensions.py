@@ -138,10 +138,12 @@ def used_by(spec: TrialSpec) -> dict[str, str]:
     from training.recipes import build
 
     recipes, modifiers, models, data, schedules = registries()
-    guides = build(spec.method, spec.attack).guides.values()
+    method = build(spec.method, spec.attack)
+    guides = method.guides.values()
     names = [
         (recipes, spec.method.name),
         *((modifiers, name) for name in spec.method.with_),
+        *((recipes, helper.method) for helper in method.helpers),
         (models, spec.model.name),
         *((models, guide.model) for guide in guides if isinstance(guide, Joint) and guide.model),
         (data, spec.data.name),

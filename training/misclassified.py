@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from training.terms import At, Writable, pair
+from training.terms import At, Writable, dotted, pair, words
 from training.views import Views
 
 
@@ -26,14 +26,14 @@ class RunnerUp(Writable):
 
     @property
     def name(self) -> str:
-        return f"runner-up.{self.at if isinstance(self.at, str) else '.'.join(self.at)}"
+        return f"runner-up.{dotted(self.at)}"
 
     @property
     def reads(self) -> tuple[At, ...]:
         return (self.at,)
 
     def __repr__(self) -> str:
-        return f"runner-up({self.at})"
+        return f"runner-up({words(self.at)})"
 
     def __call__(self, views: Views) -> Tensor:
         probs = views.probs(*pair(self.at))
@@ -53,15 +53,14 @@ class WeightedKL(Writable):
 
     @property
     def name(self) -> str:
-        names = [p if isinstance(p, str) else ".".join(p) for p in (self.at, self.to)]
-        return ".".join(["weighted-KL", *names])
+        return f"weighted-KL.{dotted(self.at)}.{dotted(self.to)}"
 
     @property
     def reads(self) -> tuple[At, ...]:
         return (self.to, self.at)
 
     def __repr__(self) -> str:
-        return f"KL({self.at} to {self.to})*(1 - p_y({self.to}))"
+        return f"KL({words(self.at)} to {words(self.to)})*(1 - p_y({words(self.to)}))"
 
     def __call__(self, views: Views) -> Tensor:
         to, at = pair(self.to), pair(self.at)

@@ -8,8 +8,7 @@ from typing import Any
 from training.errors import UserError
 from training.guides import Helper
 from training.models import MODELS
-from training.recipes import MODIFIERS, RECIPES, build
-from training.recipes.hypersphere import HEADS
+from training.recipes import MODIFIERS, RECIPES, build, of_the_network
 from training.schedules import SCHEDULES
 from training.spec import AttackSpec, Choice, TrialSpec, overlay
 
@@ -43,7 +42,9 @@ def resolve(spec: TrialSpec, where: str = "spec") -> TrialSpec:
         raise UserError(
             f"{at}data.extra: '{spec.method.name}' trains on extra images, give them as {{path: FILE, share: 0.5}}"
         )
-    if not any(stage.passes for stage in built.stages) and built.replays == 1:
+    assert resolved.attack.step_size is not None, "filled in when it is read"
+    moved = {"steps": resolved.attack.steps + 1, "step_size": 2 * resolved.attack.step_size}
+    if build(resolved.method, resolved.attack.model_copy(update=moved)) == built:
         # Nothing searches in training: how the others search must not make this another trial.
         plain = {"norm": spec.attack.norm, "eps": spec.attack.eps}
         resolved = resolved.model_copy(update={"attack": AttackSpec.model_validate(plain)})
@@ -69,7 +70,7 @@ def helper_spec(spec: TrialSpec, helper: Helper, overrides: Mapping[str, Any]) -
     """
     method: dict[str, Any] = {"name": helper.method}
     if build(spec.method, spec.attack).start == helper:
-        method["with"] = {name: given for name, given in spec.method.with_.items() if name in HEADS}
+        method["with"] = of_the_network(spec.method, spec.attack)
     facts = spec.dump() | {"method": method, "helpers": {}, "seed": helper.seed}
     if helper.method == "standard":
         facts["data"]["extra"] = None

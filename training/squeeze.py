@@ -32,7 +32,9 @@ class Squeeze(Stage):
 
     @property
     def passes(self) -> int:
-        return 5 * self.steps + 1  # clean is forwarded once; each step forwards two and asks for three gradients
+        return (
+            5 * self.steps + 1
+        )  # clean is forwarded once; each step forwards two and asks for three gradients
 
     def __call__(self, views: Views) -> Views:
         x = views.points("clean")

@@ -26,11 +26,13 @@ def pair(at: At) -> tuple[str, str]:
     return at if isinstance(at, tuple) else (at, "student")
 
 
-def _print(at: At) -> str:
+def words(at: At) -> str:
+    """A place as formulas print it."""
     return at if isinstance(at, str) else f"{at[0]} by {at[1]}"
 
 
-def _key(at: At) -> str:
+def dotted(at: At) -> str:
+    """A place as metric names have it."""
     return at if isinstance(at, str) else ".".join(at)
 
 
@@ -89,7 +91,7 @@ class CE(Writable):
 
     @property
     def name(self) -> str:
-        return f"CE.{_key(self.at)}" + ("" if self.target == "label" else f".{self.target}")
+        return f"CE.{dotted(self.at)}" + ("" if self.target == "label" else f".{self.target}")
 
     @property
     def reads(self) -> tuple[At, ...]:
@@ -98,7 +100,7 @@ class CE(Writable):
     def __repr__(self) -> str:
         target = "" if self.target == "label" else f", {self.target} label"
         margin = f", margin {self.margin:g}" if self.margin else ""
-        return f"CE({_print(self.at)}{target}{margin})"
+        return f"CE({words(self.at)}{target}{margin})"
 
     def __call__(self, views: Views) -> Tensor:
         logits, target = views.logits(*pair(self.at)), views.targets[self.target]
@@ -120,14 +122,14 @@ class KL(Writable):
 
     @property
     def name(self) -> str:
-        return f"KL.{_key(self.at)}.{_key(self.to)}"
+        return f"KL.{dotted(self.at)}.{dotted(self.to)}"
 
     @property
     def reads(self) -> tuple[At, ...]:
         return (self.at, self.to) if self.at_first else (self.to, self.at)
 
     def __repr__(self) -> str:
-        return f"KL({_print(self.at)} to {_print(self.to)})"
+        return f"KL({words(self.at)} to {words(self.to)})"
 
     def __call__(self, views: Views) -> Tensor:
         to, at = pair(self.to), pair(self.at)
@@ -149,7 +151,7 @@ class MSE(Writable):
 
     @property
     def name(self) -> str:
-        return f"MSE.{_key(self.a)}.{_key(self.b)}"
+        return f"MSE.{dotted(self.a)}.{dotted(self.b)}"
 
     @property
     def reads(self) -> tuple[At, ...]:
@@ -157,7 +159,7 @@ class MSE(Writable):
 
     def __repr__(self) -> str:
         scale = f" / {self.scale:g}" if self.scale != 1 else ""
-        return f"MSE({_print(self.a)}, {_print(self.b)}{scale})"
+        return f"MSE({words(self.a)}, {words(self.b)}{scale})"
 
     def __call__(self, views: Views) -> Tensor:
         gap = views.logits(*pair(self.a)) - views.logits(*pair(self.b))
@@ -172,14 +174,14 @@ class Margin(Writable):
 
     @property
     def name(self) -> str:
-        return f"margin.{_key(self.at)}"
+        return f"margin.{dotted(self.at)}"
 
     @property
     def reads(self) -> tuple[At, ...]:
         return (self.at,)
 
     def __repr__(self) -> str:
-        return f"margin({_print(self.at)})"
+        return f"margin({words(self.at)})"
 
     def __call__(self, views: Views) -> Tensor:
         logits = views.logits(*pair(self.at))

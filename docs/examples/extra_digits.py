@@ -1,7 +1,7 @@
 """Extra images for the digits: every training digit moved by one pixel in four directions, as an .npz for data.extra.
 
-    python docs/examples/extra_digits.py extra.npz
-    parapet train rst data.extra.path=extra.npz data.extra.share=0.5
+python docs/examples/extra_digits.py extra.npz
+parapet train rst data.extra.path=extra.npz data.extra.share=0.5
 """
 
 import sys

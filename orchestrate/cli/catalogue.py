@@ -39,9 +39,9 @@ def methods(
 def _list(setups: bool) -> None:
     from orchestrate import catalogue
 
-    table(("method", "loss", "source", "summary"), catalogue.recipes())
+    table(("method", "loss", "parameters", "source", "summary"), catalogue.recipes())
     print()
-    table(("modifier", "source", "summary"), catalogue.modifiers())
+    table(("modifier", "loss", "parameters", "source", "summary"), catalogue.modifiers())
     if setups:
         from training.setups import names, read
 

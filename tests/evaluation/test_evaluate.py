@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Pair, digits, small_net, train
+from small_digits import Pair, digits, small_net, train
 from torch import nn
 
 from evaluation import files, outcomes, progress, run

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import digits, train
+from small_digits import digits, train
 
 from evaluation import outcomes
+from evaluation.folding import folded
 from evaluation.run import evaluate
 from evaluation.scales import at_scales
 from evaluation.spec import EvaluationSpec
@@ -75,3 +76,12 @@ def test_the_scales_are_attacks_of_their_own(tmp_path):
     blind, _ = judged(sharp, tmp_path / "b", attacks=("pgd",))
     assert blind["pgd"] > blind["pgd-unscaled"]
     assert blind["pgd-unscaled"] == metrics["pgd-unscaled"]
+
+
+@pytest.mark.parametrize("angle", [False, True])
+def test_a_hypersphere_network_can_be_folded(angle):
+    choice = Choice(name="resnet18", width=4)
+    net = build(choice, (3, 32, 32), 10, (0.5,) * 3, (0.3,) * 3, Head(scale=15.0, angle=angle)).eval()
+    quick = folded(net, torch.rand(4, 3, 32, 32))
+    assert quick is not None
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in quick.modules())

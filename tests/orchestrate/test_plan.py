@@ -527,3 +527,29 @@ def test_a_start_that_is_another_network_is_refused_before_anything_starts(tmp_p
         sweep = build(content, "f.yaml")
         with pytest.raises(UserError, match=rf"f\.yaml: base\.helpers\.start: .*{said}"):
             Planner(sweep, Runs(tmp_path)).check()
+
+
+def planned(tmp_path, **trial):
+    base = {"data": {"name": "digits"}, "model": {"name": "small-cnn"}, "attack": {"eps": 0.2}}
+    sweep = build({"name": "x", "base": base, "trials": [trial]}, "f.yaml")
+    (wanted,) = Planner(sweep, Runs(tmp_path)).check()
+    return wanted
+
+
+def test_a_natural_network_that_cannot_take_the_data_is_refused_before_anything_starts(tmp_path):
+    with pytest.raises(UserError, match=r"method: its natural network, 'resnet50': .*images of at least"):
+        planned(tmp_path, method={"name": "lbgat", "model": "resnet50"})
+
+
+@pytest.mark.parametrize("name", ["standard", "fast-at", "free-at"])
+def test_how_others_search_is_no_part_of_the_key_of_what_does_not(tmp_path, name):
+    keys = {planned(tmp_path, method=name, attack={"steps": steps}).key for steps in (3, 10)}
+    assert len(keys) == 1
+    keys = {planned(tmp_path, method="pgd-at", attack={"steps": steps}).key for steps in (3, 10)}
+    assert len(keys) == 2
+
+
+def test_numbers_that_are_none_are_refused_where_keys_would_not_tell_them_apart(tmp_path):
+    for factor in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(UserError, match=r"method\.factor: should be|method\.factor: input should be"):
+            planned(tmp_path, method={"name": "hat", "factor": factor})

@@ -54,7 +54,8 @@ def assert_holds(resolved, written, path=""):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_setup_says_what_it_is_and_holds_nothing_else_than_sections(name):
     content = setups.read(name)
-    assert set(content) <= {"about", "source", *setups.SECTIONS, "methods", "modifiers"}
+    assert set(content) <= {"about", "source", *setups.SECTIONS, "model", "methods", "modifiers"}
+    assert content.get("model", {}) in ({}, {"normalize": "none"})
     assert {"about", "source", "train", "attack"} <= set(content)
     assert all(isinstance(content[word], str) and "\n" not in content[word] for word in ("about", "source"))
     assert set(content.get("methods", {})) <= set(RECIPES.entries)
@@ -156,3 +157,12 @@ def test_a_modifier_of_a_setup_without_parameters_is_asked_for_by_its_name():
     assert spec_of("lbgat/cifar", "trades+lbgat").method.with_["lbgat"]["model"] in MODELS.entries
     with pytest.raises(UserError, match=r"awps.*did you mean 'awp'"):
         spec_of("st/cifar10", "st+awps")
+
+
+def test_a_setup_says_whether_networks_normalise_their_input_and_a_spec_has_the_last_word():
+    spec = {"setup": "hat/cifar10", "method": "hat", "data": {"name": "digits"}}
+    assert TrialSpec.model_validate(spec | {"model": {"name": "resnet18"}}).model.parameters == {
+        "normalize": "none"
+    }
+    own = {"name": "resnet18", "normalize": "data"}
+    assert TrialSpec.model_validate(spec | {"model": own}).model.parameters == {"normalize": "data"}

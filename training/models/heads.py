@@ -69,7 +69,7 @@ class HypersphereHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         # Not in bfloat16, which has no cosine between 0.996 and 1: arccos has no slope there.
-        with torch.autocast(features.device.type, enabled=False):
+        with torch.autocast(self.scale.device.type, enabled=False):
             return self.scale * self._products(features.to(self.weight.dtype))
 
     def _products(self, features: Tensor) -> Tensor:

@@ -6,6 +6,10 @@ A recipe is a function ``(threat, *, parameters) -> Method`` under ``@RECIPES.re
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
 from training.method import Method
 from training.recipes import adr, averaging, awp, baselines, friendly, guided, hat, hypersphere, squeeze
 from training.recipes.base import MODIFIERS, RECIPES, Threat
@@ -35,9 +39,23 @@ def build(choice: MethodChoice, attack: AttackSpec) -> Method:
     Raises:
         UserError: there is no such recipe or modifier, or they make no sense together.
     """
+    *_, (_, method) = _built(choice, attack)
+    return method
+
+
+def of_the_network(choice: MethodChoice, attack: AttackSpec) -> dict[str, dict[str, Any]]:
+    """The modifiers that change what the student is (its head), not only how it is trained, with their parameters."""
+    steps = list(_built(choice, attack))
+    changing = {name for (_, before), (name, after) in pairwise(steps) if after.head != before.head}
+    return {name: given for name, given in choice.with_.items() if name in changing}
+
+
+def _built(choice: MethodChoice, attack: AttackSpec) -> Iterator[tuple[str, Method]]:
+    """The recipe's method, and then what each modifier makes of it, by name."""
     assert attack.step_size is not None, "an attack's step size is filled in when it is read"
     threat = Threat(ball(attack), attack.steps, attack.step_size)
     method: Method = RECIPES.get(choice.name, "method.name").build(threat, **choice.parameters)
+    yield choice.name, method
     for name, given in choice.with_.items():
         method = MODIFIERS.get(name, "method.with").build(method, **given)
-    return method
+        yield name, method

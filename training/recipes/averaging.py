@@ -7,7 +7,7 @@ from typing import Literal
 
 from training.guides import Average, Helper
 from training.method import Method
-from training.recipes.base import MODIFIERS, Share, refuse, retargeted, with_searches
+from training.recipes.base import MODIFIERS, RECIPES, Share, refuse, retargeted, with_searches
 from training.stages import Smooth
 
 Statistics = Literal["average", "copy"]
@@ -60,10 +60,7 @@ def smoothed(
 @MODIFIERS.register("pretrained", source="Wu et al. 2024, App. L, Table 9")
 def pretrained(method: Method, *, by: str = "standard") -> Method:
     """Start from a network trained before: a trial of its own by this method, or ``helpers: {start: ...}``."""
-    from training.recipes.base import RECIPES
-
-    RECIPES.get(by, "method.with.pretrained.by")
-    if RECIPES.get(by, "").helpers:
+    if RECIPES.get(by, "method.with.pretrained.by").helpers:
         raise refuse(
             "pretrained.by",
             f"'{by}' needs a helper itself; give its trained network as helpers: {{start: ...}}",

@@ -12,7 +12,7 @@ from training.divergences import Divergence
 from training.method import Method
 from training.misclassified import RunnerUp, WeightedKL
 from training.recipes.base import RECIPES, Positive, Threat
-from training.stages import Again, Free, Start
+from training.stages import Again, Free
 from training.terms import CE, KL, MSE, objective
 
 Regulariser = Literal["kl", "symmetric-kl", "js", "l2"]
@@ -112,7 +112,7 @@ def fast_at(threat: Threat, *, step: Positive = 1.25, batchnorm: BatchNormMode =
 
 @RECIPES.register("rst", source="Carmon et al. 2019, Eq. 5")
 def rst(
-    threat: Threat, *, beta: Weight = 6.0, start: Start = "uniform", batchnorm: BatchNormMode = "eval"
+    threat: Threat, *, beta: Weight = 6.0, start: RandomStart = "uniform", batchnorm: BatchNormMode = "eval"
 ) -> Method:
     """TRADES on the data set's own and on extra, pseudo-labelled images (``data.extra``)."""
     search = threat.search(KL("adv", "clean"), start, batchnorm)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from training.annealing import Weight
+from training.batchnorm import BatchNormMode
 from training.errors import UserError
 from training.guides import Frozen, Guide, Helper, Joint, Shared
 from training.method import Method
@@ -70,10 +71,18 @@ def lbgat(
     shared: bool = False,
     model: str | None = None,
     parameters: dict[str, Any] | None = None,
+    batchnorm: BatchNormMode = "eval",
 ) -> Method:
     """LBGAT on TRADES (trades+lbgat): its search is TRADES' also at beta 0. ``beta`` is the paper's alpha."""
     guide = _natural("method", shared, model, parameters or {})
-    return _guided(trades(threat, beta=beta), "lbgat", guidance, student_ce, guide, objective(CE(NATURAL)))
+    return _guided(
+        trades(threat, beta=beta, batchnorm=batchnorm),
+        "lbgat",
+        guidance,
+        student_ce,
+        guide,
+        objective(CE(NATURAL)),
+    )
 
 
 def _natural(where: str, shared: bool, model: str | None, parameters: dict[str, Any]) -> Guide:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
+
+from pydantic import Field
 
 from training.annealing import Weight, always, annealed
 from training.batchnorm import BatchNormMode
@@ -14,6 +17,8 @@ from training.stages import Extrapolate
 from training.terms import CE
 from training.views import Number
 
+Factor = Annotated[float, Field(ge=0, le=100)]
+
 
 @RECIPES.register("hat", source="Rade and Moosavi-Dezfooli 2022, Algorithm 1", helpers=("standard",))
 def hat(
@@ -21,8 +26,8 @@ def hat(
     *,
     beta: Weight = 2.5,
     gamma: Weight = 0.5,
-    factor: float = 2.0,
-    label_at: float = 1.0,
+    factor: Factor = 2.0,
+    label_at: Factor = 1.0,
     start: RandomStart = "gaussian",
     batchnorm: BatchNormMode = "eval",
 ) -> Method:
@@ -42,8 +47,8 @@ def hat_at(
     *,
     beta: Weight = 1.75,
     gamma: Weight = 1.0,
-    factor: float = 2.0,
-    label_at: float = 1.0,
+    factor: Factor = 2.0,
+    label_at: Factor = 1.0,
     start: RandomStart = "uniform",
     batchnorm: BatchNormMode = "eval",
 ) -> Method:

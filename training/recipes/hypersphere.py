@@ -16,9 +16,6 @@ from training.terms import CE, MSE, At, Term
 Gap = Annotated[float, Field(ge=0, le=3.2)]
 
 
-HEADS = ("he", "m-he")  # modifiers that change what the network is, not only how it is trained
-
-
 @MODIFIERS.register("he", source="Pang et al. 2020, Eqs. 4 to 6 and Table 1")
 def hypersphere(
     method: Method,

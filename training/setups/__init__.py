@@ -1,8 +1,8 @@
 """The papers' training recipes as data, one YAML file each: ``setup: hat/cifar10`` in a spec.
 
-A setup holds sections of a spec (``train``, ``attack``, ``data``, ``selection``); under ``methods``, parameters and
-modifiers of single methods; under ``modifiers``, parameters of modifiers where a method has them. All of it lies below
-what a spec says itself.
+A setup holds sections of a spec (``train``, ``attack``, ``data``, ``selection``), and of ``model`` what holds for any
+network (whether it normalises its input); under ``methods``, parameters and modifiers of single methods; under
+``modifiers``, parameters of modifiers where a method has them. All of it lies below what a spec says itself.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ def laid_over(spec: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(spec["setup"], str):
         raise ValueError(f"setup is the name of one, like {names()[0]}, got {spec['setup']!r}")
     setup = read(spec["setup"])
+    if isinstance(own.get("model"), Mapping):
+        own["model"] = {**setup.get("model", {}), **own["model"]}
     method = spelt_out(own.get("method"))
     if isinstance(method, dict):
         method = overlay(setup.get("methods", {}).get(method.get("name")) or {}, method)
