@@ -8,8 +8,11 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 demo: setup
 	$(BIN)/parapet sweep sweeps/digits.yaml
 
+# What only computes is tested on all cores; what starts processes of its own, and times them, one after the other.
+COMPUTING := tests/training tests/evaluation
 test: lint
-	$(THREADS) $(BIN)/python -m pytest
+	$(THREADS) $(BIN)/python -m pytest -n auto $(COMPUTING)
+	$(THREADS) $(BIN)/python -m pytest $(addprefix --ignore=,$(COMPUTING))
 
 lint: setup
 	$(BIN)/ruff format --check .
