@@ -142,8 +142,11 @@ def _flat(spec: TrialSpec) -> dict[str, Any]:
     facts = spec.dump()
     facts["helpers"] = {name: ref.get("key") or ref.get("digest") for name, ref in spec.helpers.items()}
     facts["imports"] = {name: digest[:12] for name, digest in spec.imports.items()}
-    return {
+    flat = {
         name: value
         for name, value in flatten(facts).items()
         if name not in NOT_PARAMETERS and value is not None and value != {}
     }
+    if spec.method.with_:  # a modifier may have no parameter, or none that is set
+        flat["method.modifiers"] = "+".join(spec.method.with_)
+    return flat

@@ -53,6 +53,7 @@ def parameters(spec: TrialSpec) -> dict[str, str]:
     facts = spec.dump()
     facts["data"].pop("root")
     facts["helpers"] = {name: ref.get("key") or ref.get("digest") for name, ref in spec.helpers.items()}
+    facts["method"]["modifiers"] = "+".join(spec.method.with_) or None  # some have no parameter that is set
     return {
         UNNAMEABLE.sub(".", name): _text(value)[:LONGEST_PARAMETER]
         for name, value in flatten(facts).items()

@@ -123,6 +123,14 @@ def test_configurations_that_differ_in_anything_stay_apart(runs: Runs, sweep: Sw
     assert not any("train.lr" in p.parameters for p in front.points), "what is the same in all says nothing"
 
 
+def test_a_modifier_without_a_parameter_makes_another_configuration(runs: Runs, sweep: SweepDir) -> None:
+    for robust, added in ((0.4, {}), (0.5, {"fat": {"tau": None}}), (0.6, {"two-neighbours": {}})):
+        judge(runs, sweep, trades(1) | {"with": added}, 0.9, robust)
+    [front] = report.make(runs, ["digits"]).fronts
+    found = {p.parameters.get("modifiers"): p.robust for p in front.points}
+    assert found == {None: 0.4, "fat": 0.5, "two-neighbours": 0.6}
+
+
 def test_what_was_judged_differently_is_never_on_one_front(runs: Runs, sweep: SweepDir) -> None:
     judge(runs, sweep, trades(1), 0.9, 0.4)
     judge(runs, sweep, trades(2), 0.9, 0.5)
