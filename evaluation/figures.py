@@ -35,6 +35,7 @@ Line = npt.NDArray[np.float64]  # coordinates [N]
 
 INK, SOFT, FAINT = "#222222", "#555555", "#8A8A8A"
 LEGEND_COLUMNS = 6
+LONGEST_LABEL = 32  # characters beside a point
 NEAR = 8  # printer's points from a point to its name, beyond which a line joins them
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -257,7 +258,7 @@ def _name_front(axes: Axes, points: Sequence[Point]) -> None:
     taken = _covered(axes, points, 4 * unit)
     for at, here in members.items():
         centre = axes.transData.transform(at)
-        name = here[0].label + (f" and {len(here) - 1} more" if len(here) > 1 else "")
+        name = _short(here[0].label) + (f" and {len(here) - 1} more" if len(here) > 1 else "")
         text = axes.text(*at, name, fontsize=8, color=looks[here[0].method][0], zorder=6)
         for dx, dy, across, up in _places():
             end = centre + unit * np.array((dx, dy))
@@ -277,6 +278,11 @@ def _name_front(axes: Axes, points: Sequence[Point]) -> None:
                 break
         else:
             text.remove()
+
+
+def _short(label: str) -> str:
+    """A label that fits beside its point: without its parameters where they are long (the table has them)."""
+    return label if len(label) <= LONGEST_LABEL else label.partition(" ")[0]
 
 
 def _covered(axes: Axes, points: Sequence[Point], half: float) -> Line:

@@ -89,7 +89,8 @@ def test_the_picture_names_the_front_and_says_what_was_measured() -> None:
     assert caption.startswith("robust: AutoAttack, Linf, eps = 0.2, on 500 test images\n")
     assert "standard deviation over 1 to 2 seeds" in caption
     assert "above (0, 0)" in caption
-    assert sorted(names) == sorted(p.label for p in DEMO if p.front)
+    short = {label: label for label in (p.label for p in DEMO) if len(label) <= 32}
+    assert sorted(names) == sorted(short.get(p.label, p.label.split()[0]) for p in DEMO if p.front)
     assert {t.get_text() for t in figure.axes[0].get_legend().get_texts()} == {"standard", "trades", "hat"}
 
 
