@@ -128,7 +128,8 @@ def _happened(before: str, line: Line) -> str:
     if line.state == "attacking":
         return f"trained, validation {accuracies(line.val)}"
     if line.state == "finished":
-        return f"finished in {clock(line.seconds)}, test {accuracies(line.test)}"
+        judged = f", test {accuracies(line.test)}" if line.test else ""  # a helper may not be attacked
+        return f"finished in {clock(line.seconds)}{judged}"
     if line.state in ("failed", "failing", "pruned", "stopped"):
         return f"{line.state}{f' ({line.reason})' if line.reason else ''}"
     return ""

@@ -160,6 +160,11 @@ def _everywhere(tree: Tree, override: Override) -> None:
     trials = [t for t in _listed(tree.get("trials")) if isinstance(t, dict)]
     owner = path[:3] if path[:2] == ("method", "with") else path  # of a modifier's parameter: the modifier
     saying = [t for t in trials if _has(t, owner)]
+    if len(path) > 3 and owner != path and not saying and not _has(base, owner):
+        raise UserError(
+            f"{override.text}: no trial has the modifier '{path[2]}'; add it by name, as in method=NAME+{path[2]}, or"
+            f" to all with method.with.{path[2]}={{}}"
+        )
     if path[:2] == ("method", "with") and not saying and not _has(base, ("method",)):
         saying = [
             t for t in trials if _has(t, ("method",))
@@ -209,6 +214,11 @@ def _put(tree: Any, path: Path, override: Override) -> None:
             section = section[name]
         else:
             above = ".".join(path[:depth])
+            if is_space(section):
+                raise UserError(
+                    f"{override.text}: '{above}' is a search space in the file; write its values as trials of"
+                    f" their own, or override '{above}' itself"
+                )
             raise UserError(
                 f"{override.text}: '{above}' is {section!r} in the file; override '{above}' itself"
             )

@@ -274,7 +274,7 @@ class Planner:
         if attack.steps * attack.step_size < attack.eps * (1 - 1e-9):
             reach = f"{attack.steps} steps of {attack.step_size:.3g}"
             yield "attack.steps", f"{reach} do not reach as far as eps, {attack.eps:.3g}"
-        if spec.selection == "test":
+        if spec.selection == "test" and self.sweep.evaluate.checkpoint != "last":
             yield "selection", "the best epoch is chosen on the test images, which flatters it"
         if scheduler.name == "asha" and scheduler.grace_epochs >= spec.train.epochs:
             yield (

@@ -118,7 +118,7 @@ def _results(judged: Sequence[_Judged]) -> list[TrialResult]:
                 clean=metrics["clean"],
                 robust=metrics["robust"],
                 images=len(one.outcome.columns["index"]),
-                selection=one.spec.selection,
+                selection=one.spec.selection if one.outcome.facts["checkpoint"] == "best" else "none",
             )
         )
     return results

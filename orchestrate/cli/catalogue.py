@@ -28,6 +28,8 @@ def methods(
     The same name stands in a sweep file (method: hat+awp), in an override (method=hat+awp) and in parapet train.
     """
     load_imports(imports)
+    if words and setups:
+        raise UserError("--setups: lists all of them; leave the method out")
     if not words:
         _list(setups)
     elif "=" in words[0]:

@@ -182,3 +182,21 @@ def test_a_section_that_need_not_be_there_has_fields_too():
     assert values(swept, "data.extra") == [{"path": "/images.npz", "share": 0.3}] * 3
     with pytest.raises(UserError, match=r"unknown field 'data\.extra\.pth' \(did you mean 'path'\?\)"):
         sweep("data.extra.pth=x")
+
+
+def test_a_parameter_of_a_modifier_that_no_trial_has_is_refused_and_the_modifier_itself_is_added():
+    with pytest.raises(
+        UserError, match=r"no trial has the modifier 'wa'; add it by name, as in method=NAME\+wa"
+    ):
+        sweep("method.with.wa.decay=0.9")
+    assert values(sweep("method.with.wa={}"), "method.with") == [{"wa": {}}] * 3
+    assert (
+        values(sweep("method.with.wa={}", "method.with.wa.decay=0.9"), "method.with")
+        == [{"wa": {"decay": 0.9}}] * 3
+    )
+
+
+def test_what_lies_in_a_space_of_methods_is_said_to_be_out_of_reach():
+    spaced = content() | {"trials": [{"method": {"grid": ["trades", "hat+awp"]}}]}
+    with pytest.raises(UserError, match="'method' is a search space in the file; write its values as trials"):
+        build(spaced, "f.yaml", ("method.gamma=1",))

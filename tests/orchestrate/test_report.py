@@ -123,6 +123,14 @@ def test_configurations_that_differ_in_anything_stay_apart(runs: Runs, sweep: Sw
     assert not any("train.lr" in p.parameters for p in front.points), "what is the same in all says nothing"
 
 
+def test_only_a_best_checkpoint_can_have_been_selected_on_test_images(runs: Runs, sweep: SweepDir) -> None:
+    judge(runs, sweep, trades(1), 0.9, 0.4, selection="test", checkpoint="last")
+    judge(runs, sweep, trades(1), 0.9, 0.4, selection="test")
+    told = {f.ground.checkpoint: f.points[0].remarks for f in report.make(runs, ["digits"]).fronts}
+    assert "checkpoint selected on test images" in told["best"]
+    assert "checkpoint selected on test images" not in told["last"]
+
+
 def test_a_modifier_without_a_parameter_makes_another_configuration(runs: Runs, sweep: SweepDir) -> None:
     for robust, added in ((0.4, {}), (0.5, {"fat": {"tau": None}}), (0.6, {"two-neighbours": {}})):
         judge(runs, sweep, trades(1) | {"with": added}, 0.9, robust)
