@@ -75,6 +75,7 @@ VARIANTS = {  # parameters that change which parts a method is made of
     "pgd-at+he (differentiate)": {"name": "pgd-at", "with": {"he": {"weights": "differentiate"}}},
     "pgd-at+he (features only)": {"name": "pgd-at", "with": {"he": {"weights": "free", "margin": 0.0}}},
     "pgd-at+he (weights only)": {"name": "pgd-at", "with": {"he": {"features": False, "margin": 0.0}}},
+    "pgd-at+he (margin only)": {"name": "pgd-at", "with": {"he": {"features": False, "weights": "free"}}},
     "trades+wa (copy, warm-up)": {"name": "trades", "with": {"wa": {"statistics": "copy", "warmup": True}}},
     "pgd-at+label-smoothing (everywhere)": {
         "name": "pgd-at",

@@ -496,9 +496,10 @@ REFUSES_AFTER = {  # on PGD-AT; where TRADES differs, see below
     "wa": set(),
 }
 REFUSED = {  # for what is asked of them
-    "he: no hypersphere": {"name": "pgd-at", "with": {"he": {"features": False, "weights": "free"}}},
-    "he: margin without features": {"name": "pgd-at", "with": {"he": {"features": False}}},
-    "he: margin without weights": {"name": "pgd-at", "with": {"he": {"weights": "free"}}},
+    "he: nothing left": {
+        "name": "pgd-at",
+        "with": {"he": {"features": False, "weights": "free", "margin": 0}},
+    },
     "he: angle without features": {
         "name": "pgd-at",
         "with": {"he": {"features": False, "angle": True, "margin": 0}},

@@ -183,16 +183,32 @@ def test_free_at_replays_with_the_margin_in_the_shared_backward(tiny, minibatch)
 
 
 @pytest.mark.parametrize(
-    ("features", "weights"),
-    [(True, "free"), (False, "project"), (False, "differentiate"), (True, "project")],
-    ids=["features alone", "weights alone", "weights alone, differentiated", "both"],
+    ("features", "weights", "margin"),
+    [
+        (True, "free", 0.0),
+        (False, "project", 0.0),
+        (False, "differentiate", 0.0),
+        (True, "project", 0.0),
+        (False, "free", 0.3),
+        (True, "free", 0.3),
+        (False, "project", 0.3),
+    ],
+    ids=[
+        "features alone",
+        "weights alone",
+        "weights alone, differentiated",
+        "both",
+        "margin alone",
+        "features and margin",
+        "weights and margin",
+    ],
 )
 @pytest.mark.parametrize("base", ["pgd-at", "trades", "alp"])
-def test_each_normalisation_stands_alone_without_a_margin(tiny, minibatch, base, features, weights):
-    parts = {"features": features, "weights": weights, "margin": 0.0, "scale": 4.0}
+def test_each_normalisation_and_the_margin_stand_alone(tiny, minibatch, base, features, weights, margin):
+    parts = {"features": features, "weights": weights, "margin": margin, "scale": 4.0}
     ours = method(base, **BASES[base], **{"with": {"he": parts}})
     networks, theirs = sides(tiny, ours, features, weights)
-    published = published_step(base, 4.0, 0.0, start="gaussian")
+    published = published_step(base, 4.0, margin, start="gaussian")
     assert_same_steps(
         ours,
         networks,

@@ -28,18 +28,17 @@ def hypersphere(
 ) -> Method:
     """Normalise features (FN) and class weights (WN), multiply by ``scale``, and ask for an angular margin (AM).
 
-    Each can be had on its own: ``features: false``, ``weights: free``, ``margin: 0``. The scale is
-    in search and loss, the margin in training's cross-entropies only, and ALP's pairing is of cosines. ``scale`` is 15
-    unless given, 1 where features are not normalised (the paper does not say; logits are bounded by nothing then).
+    Each can be had on its own: ``features: false``, ``weights: free``, ``margin: 0``. The scale is in search and loss,
+    the margin in training's cross-entropies only (of logits, where they are no cosines), and ALP's pairing is of
+    cosines. ``scale`` is 15 unless given, 1 where features are not normalised (the paper does not say; logits are
+    bounded by nothing then).
     """
-    if not features and weights == "free":
-        raise refuse("he", "with neither features nor weights normalised there is no hypersphere")
+    if not features and weights == "free" and not margin:
+        raise refuse(
+            "he", "with neither features nor weights normalised and no margin, there is nothing left of it"
+        )
     if angle and (not features or weights == "free"):
         raise refuse("he.angle", "an angle needs features and weights both normalised")
-    if margin and (not features or weights == "free"):
-        raise refuse(
-            "he.margin", "an angular margin needs features and weights both normalised; give margin: 0"
-        )
     _expect_a_free_student("he", method)
     factor = (15.0 if features else 1.0) if scale is None else scale
 
