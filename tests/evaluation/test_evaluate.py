@@ -495,8 +495,9 @@ def test_verdicts_do_not_depend_on_whether_batchnorm_could_be_folded(
 ) -> None:
     """Without folding, searcher and judge are one network: a search must not leave it in train mode."""
     network, test = trained
-    folded, _ = evaluate(network, test, tmp_path / "a.parquet", ("pgd",), images=100)
+    small = {"images": 100, "batch_size": 4}  # statistics of so few images are far from the running ones
+    _, folded = evaluate(network, test, tmp_path / "a.parquet", ("pgd",), **small)
     monkeypatch.setattr(run, "folded", lambda network, x: None)
-    whole, outcome = evaluate(network, test, tmp_path / "b.parquet", ("pgd",), images=100)
-    assert outcome.facts["folded"] is False
-    assert abs(whole["pgd"] - folded["pgd"]) <= 0.01
+    _, whole = evaluate(network, test, tmp_path / "b.parquet", ("pgd",), **small)
+    assert whole.facts["folded"] is False
+    assert np.array_equal(whole.columns["pgd"], folded.columns["pgd"])
