@@ -1,0 +1,50 @@
+"""What trainings have in common that differ only in seed, place and speed: the digest of a configuration.
+
+A trial's key says which training on which images; this says which training, also where the images are not at hand. It
+is a tag of every tracked run (``parapet.configuration``), by which a paper's row finds its repetitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from training.setups import laid_over
+from training.spec import TrialSpec, digest_of
+
+GIVEN = "given"  # a trained network that came as a file: what trained it is not known
+SPEED = ("channels_last", "compile")  # of train: the same arithmetic, sooner
+
+
+def digest(spec: TrialSpec, helpers: Mapping[str, str]) -> str:
+    """16 hexadecimal digits for a resolved spec; ``helpers`` has the configuration of each helper network."""
+    facts = spec.dump()
+    del facts["seed"], facts["data"]["root"]
+    if facts["data"]["extra"]:
+        del facts["data"]["extra"]["path"]
+    for name in SPEED:
+        del facts["train"][name]
+    facts["method"]["with"] = [[name, given] for name, given in spec.method.with_.items()]
+    facts["imports"] = sorted(spec.imports.values())
+    return digest_of(facts | {"helpers": dict(sorted(helpers.items()))})
+
+
+def of(spec: TrialSpec) -> tuple[TrialSpec, str]:
+    """A spec resolved without looking at any images, and its configuration.
+
+    Helpers that ``spec`` says nothing of, or how to train, are resolved with it; those given as trained networks are
+    :data:`GIVEN`. Raises UserError as :func:`training.resolve.resolve`.
+    """
+    from orchestrate.helpers import is_reference
+    from training.resolve import helper_spec, needed_helpers, resolve
+
+    resolved = resolve(spec, "")
+    helpers: dict[str, str] = {}
+    for needed in needed_helpers(resolved):
+        given: dict[str, Any] = spec.helpers.get(needed.name) or {}
+        if is_reference(given):
+            helpers[needed.name] = GIVEN
+        else:
+            given = laid_over(given) if "setup" in given else given
+            helpers[needed.name] = of(helper_spec(resolved, needed, given))[1]
+    return resolved, digest(resolved, helpers)
