@@ -8,11 +8,9 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 demo: setup
 	$(BIN)/parapet sweep sweeps/digits.yaml
 
-# What only computes is tested on all cores; what starts processes of its own, and times them, one after the other.
-COMPUTING := tests/training tests/evaluation
+# Tests that start sweeps of many processes, and time them, run one after the other on one core; the rest beside them.
 test: lint
-	$(THREADS) $(BIN)/python -m pytest -n auto $(COMPUTING)
-	$(THREADS) $(BIN)/python -m pytest $(addprefix --ignore=,$(COMPUTING))
+	$(THREADS) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff format --check .

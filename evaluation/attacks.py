@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -37,20 +38,35 @@ class Attack(Protocol):
 
 @dataclass(frozen=True)
 class UntargetedPGD:
-    """``steps`` steps of eps / 4 up the cross-entropy from a uniform start in the ball (Madry et al. 2018).
+    """``steps`` steps up the cross-entropy from a uniform start in the ball (Madry et al. 2018).
 
-    The last point counts, as is usual for "PGD-20". The start depends on (seed, image), not on the batch.
+    The last point counts, as is usual for "PGD-20"; of several restarts, the first one's that the network gets wrong.
+    Starts depend on (seed, restart, image), not on the batch.
     """
 
     threat: AttackSpec
     steps: int
     classes: int
     seed: int = 0
+    step_size: float | None = None  # default: eps / 4
+    restarts: int = 1
 
     def __call__(self, network: nn.Module, x: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+        found = self._search(network, x, labels, indices, 0)
+        for restart in range(1, self.restarts):
+            with torch.no_grad():
+                right = network(found).argmax(dim=1) == labels
+            left = right.nonzero()[:, 0]
+            if not len(left):
+                break
+            found[left] = self._search(network, x[left], labels[left], indices[left], restart)
+        return found
+
+    def _search(self, network: nn.Module, x: Tensor, labels: Tensor, indices: Tensor, restart: int) -> Tensor:
         around = ball(self.threat)
-        start = x + ball_noise(around, self.seed, "pgd", 0, indices, x)
-        search = PGD(around, CE("adv"), self.steps, around.eps / 4, "given", "eval")
+        start = x + ball_noise(around, self.seed, "pgd", restart, indices, x)
+        step = around.eps / 4 if self.step_size is None else self.step_size
+        search = PGD(around, CE("adv"), self.steps, step, "given", "eval")
         label = one_hot(labels, self.classes).to(x.dtype)
         views = Views({"student": network}, {"clean": x, "adv": start}, {"label": label}, Moment())
         return search(views).points("adv")

@@ -204,7 +204,8 @@ def _measure(
     for ending, on in benches.items():
         left = correct
         if "pgd" in spec.attacks:
-            pgd = UntargetedPGD(bench.threat, spec.pgd_steps, classes, seed)
+            step, restarts = spec.pgd_step_size, spec.pgd_restarts
+            pgd = UntargetedPGD(bench.threat, spec.pgd_steps, classes, seed, step, restarts)
             robust = robust & campaign.run(on, f"pgd{ending}", pgd, correct)
         for name in cascade:
             member = Member(name, bench.threat, classes, seed)

@@ -9,7 +9,15 @@ from pydantic import Field, field_validator
 from training.registry import nearest
 from training.spec import AttackSpec, Part, Positive, digest_of
 
-ATTACKS = ("pgd", "autoattack", "apgd-ce", "apgd-t", "fab-t", "square")
+TITLES = {
+    "pgd": "PGD",
+    "autoattack": "AutoAttack",
+    "apgd-ce": "APGD-CE",
+    "apgd-t": "APGD-T",
+    "fab-t": "FAB-T",
+    "square": "Square",
+}
+ATTACKS = tuple(TITLES)
 EVALUATION = 1  # raise when the meaning of an evaluation changes
 
 
@@ -30,6 +38,17 @@ class EvaluationSpec(Part):
     pgd_steps: int = Field(20, ge=1)
     pgd_step_size: Positive | None = Field(None, description="default: eps / 4")
     pgd_restarts: int = Field(1, ge=1)
+
+    @property
+    def title(self) -> str:
+        """The attacks as people call them: ``AutoAttack``, ``PGD-20 with steps of 0.003 and 5 restarts``."""
+        names = [self._pgd() if name == "pgd" else TITLES[name] for name in self.attacks]
+        return " and ".join(names)
+
+    def _pgd(self) -> str:
+        more = [] if self.pgd_step_size is None else [f"steps of {self.pgd_step_size:.3g}"]
+        more += [] if self.pgd_restarts == 1 else [f"{self.pgd_restarts} restarts"]
+        return f"PGD-{self.pgd_steps}" + (f" with {' and '.join(more)}" if more else "")
 
     @field_validator("attacks")
     @classmethod

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from evaluation.spec import EvaluationSpec
 from orchestrate.ledger import Row
 from orchestrate.runs import Runs
 from training.errors import UserError
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
     from evaluation.front import TrialResult
     from evaluation.outcomes import Outcome
 
-ATTACK_NAMES = {
-    "autoattack": "AutoAttack",
-    "apgd-ce": "APGD-CE",
-    "apgd-t": "APGD-T",
-    "fab-t": "FAB-T",
-    "square": "Square",
-}
 NORM_NAMES = {"linf": "Linf", "l2": "L2"}
 NOT_PARAMETERS = ("seed", "method.name", "data.root", "data.name", "attack.norm", "attack.eps")
 
@@ -37,7 +31,7 @@ class Ground:
 
     data: str
     images: str
-    attacks: tuple[str, ...]
+    attacks: str
     norm: str
     eps: float
     checkpoint: str
@@ -45,8 +39,7 @@ class Ground:
     @property
     def attack(self) -> str:
         """``AutoAttack, Linf, eps = 8/255``."""
-        names = [ATTACK_NAMES.get(name, name) for name in self.attacks]
-        return f"{' and '.join(names)}, {NORM_NAMES[self.norm]}, eps = {in_words(self.eps)}"
+        return f"{self.attacks}, {NORM_NAMES[self.norm]}, eps = {in_words(self.eps)}"
 
     def __str__(self) -> str:
         last = ", last checkpoint" if self.checkpoint == "last" else ""
@@ -92,8 +85,7 @@ def in_words(eps: float) -> str:
 
 def _ground(judged: _Judged) -> Ground:
     facts = judged.outcome.facts
-    steps = facts["spec"]["pgd_steps"]
-    attacks = tuple(f"PGD-{steps}" if name == "pgd" else name for name in facts["spec"]["attacks"])
+    attacks = EvaluationSpec.model_validate(facts["spec"]).title
     threat = facts["threat"]
     return Ground(
         judged.spec.data.name, facts["data"], attacks, threat["norm"], threat["eps"], facts["checkpoint"]

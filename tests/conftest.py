@@ -12,3 +12,8 @@ def _ctrl_c_is_heard() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts many processes goes first, one after the other, beside tests that only compute on other cores."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)

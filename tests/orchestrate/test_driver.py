@@ -22,6 +22,8 @@ from orchestrate.locks import Lock
 from orchestrate.locks import read as holder_of
 from orchestrate.runs import Runs
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Runs:
