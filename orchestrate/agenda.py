@@ -212,6 +212,8 @@ class Agenda:
             evaluations=list(wanted.evaluations),
             label=wanted.label,
             formula=wanted.formula,
+            configuration=wanted.configuration,
+            tags=self.sweep.tags_of(wanted.config) if role == "trial" else {},
         )
         ledger.append(self.file, row)
         self.rows[row.row], self.plans[row.row] = row, wanted

@@ -29,6 +29,14 @@ def digest(spec: TrialSpec, helpers: Mapping[str, str]) -> str:
     return digest_of(facts | {"helpers": dict(sorted(helpers.items()))})
 
 
+def of_reference(place: Mapping[str, str], trained: TrialSpec) -> str:
+    """The configuration of a network that was there already, by where it is and what it was trained as.
+
+    It is known of a trial of this store that needed no others, and :data:`GIVEN` for anything else.
+    """
+    return digest(trained, {}) if "key" in place and not trained.helpers else GIVEN
+
+
 def of(spec: TrialSpec) -> tuple[TrialSpec, str]:
     """A spec resolved without looking at any images, and its configuration.
 

@@ -13,7 +13,8 @@ epoch      epoch (0-based), step, metrics (``loss``, ``loss/CE.clean``, ``val/cl
 checkpoint epoch, step, file, sha256, best
 trained    epochs, best_epoch, metrics (``val/clean``, ``val/robust`` of the best), seconds
 evaluating evaluation (digest), attack, done, of  (progress; not delivered to trackers)
-evaluated  evaluation (digest), checkpoint, metrics (``clean``, ``robust``, one per attack), seconds
+evaluated  evaluation (digest), checkpoint, metrics (``clean``, ``robust``, one per attack), seconds, beside (its
+           attacks in words, where they are others than those the sweep goes by)
 finished   evaluations (digests that are complete)
 stopped    why ("signal", "cancelled", "pruned"): ended on request, can go on
 failed     kind ("diverged", "memory", "crash", "time", "disk", "helper", "cancelled", "input"), reason

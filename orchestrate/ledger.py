@@ -3,7 +3,8 @@
 Two kinds of line::
 
     {"row": 3, "t": ..., "role": "trial", "config": {"trial": 1, "method.beta": 3.0}, "seed": 0,
-     "key": "...", "evaluations": ["..."], "label": "trades beta=3", "formula": "CE(clean) + 3*KL(...)"}
+     "key": "...", "evaluations": ["..."], "label": "trades beta=3", "formula": "CE(clean) + 3*KL(...)",
+     "configuration": "...", "tags": {}}
     {"row": 3, "t": ..., "state": "finished" | "pruned" | "failed", "reason": ""}
 
 ``config`` is the flat suggestion (which trial of the file, and a value for each of its dimensions); ``role`` is
@@ -32,6 +33,8 @@ class Row:
     evaluations: list[str] = field(default_factory=list)
     label: str = ""
     formula: str = ""
+    configuration: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
     t: int = 0
     state: str = "open"
     reason: str = ""

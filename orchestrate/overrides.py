@@ -3,9 +3,10 @@
 Two kinds of key:
 
 - A field of a trial (``train.epochs=2``, ``attack.eps=8/255``, ``method=hat+awp``, ``method.beta=3``,
-  ``data.root=PATH``; the last name alone where only one section has it: ``eps=8/255``) is set for *every* trial: in
-  ``base``, and in each trial of the file that says otherwise. A parameter of the method that some trials set is set
-  in those trials only, since other methods may not have it; and one of a modifier in those that have the modifier.
+  ``data.root=PATH``, ``data=digits``; the last name alone where only one section has it: ``eps=8/255``) is set for
+  *every* trial: in ``base``, and in each trial of the file that says otherwise. A parameter of the method that some
+  trials set is set in those trials only, since other methods may not have it; and one of a modifier in those that
+  have the modifier.
 - A field of the file (``name=x``, ``seeds=[0,1]``, ``search.samples=8``, ``base.train.epochs=2``,
   ``trials.0.method.beta=4``) is set exactly there.
 
@@ -42,6 +43,7 @@ def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 SECTIONS = tuple(name for name in fields_of(TrialSpec) if name != "seed")
+NAMED = (("data",), ("model",))  # sections that may be given by name alone
 REFERENCES = ("path", "run", "key")  # where a helper network is, instead of how it is trained
 Path = tuple[str, ...]
 
@@ -75,7 +77,10 @@ def parse(text: str, file: type[BaseModel]) -> Override:
     problem = unknown(path, file)
     if problem:
         raise UserError(f"{text}: {problem}")
-    return Override(text, path, parse_yaml(value, text))
+    read = parse_yaml(value, text)
+    if path in NAMED and isinstance(read, str):
+        read = {"name": read}  # data=digits: that data set, and nothing that was said of another
+    return Override(text, path, read)
 
 
 def apply(tree: Tree, overrides: Sequence[Override]) -> Tree:
@@ -102,7 +107,7 @@ def unknown(path: Path, file: type[BaseModel]) -> str | None:
     if path[0] == "trials" and len(path) > 1:
         if not path[1].isdigit():
             return f"'trials' is a list: write trials.0, trials.1, ..., not trials.{path[1]}"
-        return None if path[2:] == ("seeds",) else _unknown(path[2:], TrialSpec)
+        return None if path[2:3] in (("seeds",), ("tags",)) else _unknown(path[2:], TrialSpec)
     if path[0] in SECTIONS:
         return _unknown(path, TrialSpec)
     if path[0] not in fields_of(file):

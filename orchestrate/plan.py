@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from evaluation.spec import EvaluationSpec
-from orchestrate import helpers
+from orchestrate import configuration, helpers
 from orchestrate.imports import Imports
 from orchestrate.labels import Labels, head, placed
 from orchestrate.runs import Runs
@@ -45,6 +45,7 @@ class Wanted:
     helpers: tuple[Wanted, ...] = ()
     evaluations: dict[str, EvaluationSpec] = field(default_factory=dict)
     cost: float = 0.0
+    configuration: str = ""  # what it has in common with other seeds: see orchestrate.configuration
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ class Planner:
         _check_model(spec, data)
         references: dict[str, dict[str, str]] = {}
         imports = extensions.used_by(spec)
+        alike: dict[str, str] = {}  # configurations of the helpers
         planned: list[Wanted] = []
         for needed in needed_helpers(spec):
             given = spec.helpers.get(needed.name, {})
@@ -152,11 +154,13 @@ class Planner:
                 there = self._refer(spec, needed.name, given)
                 references[needed.name] = there.place
                 trained = there.spec
+                alike[needed.name] = configuration.of_reference(there.place, trained)
             else:
                 helper = self._helper(spec, needed, given)
                 planned.append(helper)
                 references[needed.name] = {"key": helper.key}
                 trained = helper.spec
+                alike[needed.name] = helper.configuration
             imports |= trained.imports
             check_start(spec, needed, trained)
         spec = spec.model_copy(update={"helpers": references, "imports": dict(sorted(imports.items()))})
@@ -169,6 +173,7 @@ class Planner:
             label=f"{head(spec.method.name, spec.method.with_)} (helper)",
             helpers=tuple(planned),
             cost=cost(spec, data.images),
+            configuration=configuration.digest(spec, alike),
         )
 
     def _helper(self, spec: TrialSpec, needed: Helper, given: Mapping[str, Any]) -> Wanted:

@@ -127,7 +127,7 @@ class Runner:
                     self.reports.append(self._report("running", _numbers(event, "val/clean", "val/robust")))
                 case "evaluating":
                     self.losses = 0
-                case "evaluated":
+                case "evaluated" if not event.get("beside"):
                     self.reports.append(self._report("running", _numbers(event, "clean", "robust")))
                 case "stopped" | "failed":
                     self.ending = event

@@ -58,7 +58,12 @@ def document() -> Schema:
     trial: Schema = {"type": "object", "properties": fields, "additionalProperties": False}
     definitions |= {"Trial": trial, "Space": _space()}
     seeds = whole["properties"]["seeds"]
-    one = trial | {"properties": fields | {"seeds": _one_or_many(seeds, "integer")}}
+    tags = {
+        "type": "object",
+        "additionalProperties": {"type": "string"},
+        "description": "tags that its runs get in MLflow",
+    }
+    one = trial | {"properties": fields | {"seeds": _one_or_many(seeds, "integer"), "tags": tags}}
     whole["$defs"] = definitions
     whole["properties"] |= {
         "base": _described(whole["properties"]["base"], {"$ref": "#/$defs/Trial"}),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -19,84 +19,20 @@ from pydantic import (
     PrivateAttr,
     ValidationError,
     field_validator,
-    model_validator,
 )
 
-from evaluation.spec import EvaluationSpec
 from orchestrate import overrides as over
 from orchestrate import space
 from orchestrate.runs import read_yaml
+from orchestrate.sections import Evaluate, Limits, Resources, Scheduler, Search
 from training.errors import UserError
 from training.registry import in_words, nearest
 from training.spec import Choice, Part, TrialSpec
 
+BESIDE_THE_SPEC = ("seeds", "tags")  # fields of a trial of the file that are no part of what it computes
+TAG = re.compile(r"^(?!parapet\.|mlflow\.)[\w\-. :/]{1,200}$")  # names that MLflow takes and nobody else uses
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(lambda v: [v] if isinstance(v, int) else v)]
-
-
-class Search(Part):
-    """How configurations are chosen: all of them (grid), at random, or learning from results (optuna)."""
-
-    name: Literal["grid", "random", "optuna"] = "grid"
-    samples: int | None = Field(
-        None, ge=1, le=100_000, description="how many configurations; each runs with every seed"
-    )
-    seed: int = Field(0, ge=0)
-    sampler: Literal["tpe", "nsga2"] = Field("tpe", description="optuna's algorithm")
-
-    @model_validator(mode="after")
-    def _samples_belong_to_sampling(self) -> Self:
-        if self.name == "grid" and self.samples is not None:
-            raise ValueError("grid search runs everything; leave samples out, or search at random")
-        if self.name != "grid" and self.samples is None:
-            raise ValueError(f"{self.name} search needs samples: how many configurations to try")
-        return self
-
-
-class Scheduler(Part):
-    """Who ends trials early. ASHA stops the worse ones at grace_epochs, times reduction, times reduction, ..."""
-
-    name: Literal["none", "asha"] = "none"
-    metric: Literal["val/robust", "val/clean"] = "val/robust"
-    grace_epochs: int = Field(1, ge=1)
-    reduction: int = Field(3, ge=2, description="of so many trials, one goes on")
-
-
-class Evaluate(EvaluationSpec):
-    """What every trial is judged by, after training."""
-
-    attacks: Annotated[tuple[str, ...], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = (
-        EvaluationSpec.model_fields["attacks"].default
-    )
-    checkpoint: Literal["best", "last", "both"] = "best"  # type: ignore[assignment]  # `both` is two evaluations
-
-    def specs(self) -> tuple[EvaluationSpec, ...]:
-        """One evaluation per checkpoint; the first is the one that searches and the front go by."""
-        checkpoints = ("best", "last") if self.checkpoint == "both" else (self.checkpoint,)
-        facts = self.model_dump()
-        return tuple(EvaluationSpec.model_validate(facts | {"checkpoint": c}) for c in checkpoints)
-
-
-class Resources(Part):
-    """What one trial gets."""
-
-    cpus: float = Field(1, gt=0)
-    gpus: float | None = Field(None, ge=0, description="default: 1 where there is a GPU; fractions allowed")
-
-    @field_validator("gpus")
-    @classmethod
-    def _one_gpu_at_most(cls, gpus: float | None) -> float | None:
-        if gpus is not None and gpus > 1:
-            raise ValueError("a trial runs on one GPU at most; give 1 or a fraction, and more trials at once")
-        return gpus
-
-
-class Limits(Part):
-    """When a trial is ended or tried again."""
-
-    hours: float | None = Field(None, gt=0, description="wall clock per trial; it then ends as failed (time)")
-    retries: int = Field(1, ge=0, description="after a crash or out of memory")
-    checkpoint_minutes: float = Field(5, gt=0)
 
 
 def _python_files(given: Any) -> Any:
@@ -157,7 +93,7 @@ class Sweep(Part):
 
     def template(self, index: int) -> dict[str, Any]:
         """The spec of a trial of the file, laid over base, with its spaces still in it and without a seed."""
-        trial = {name: given for name, given in self.trials[index].items() if name != "seeds"}
+        trial = {name: given for name, given in self.trials[index].items() if name not in BESIDE_THE_SPEC}
         return space.merge(self.base, trial)
 
     def dimensions(self, index: int) -> dict[str, space.Dimension]:
@@ -168,6 +104,10 @@ class Sweep(Part):
         """The seeds that a configuration runs with: its trial's own, else the sweep's."""
         own = self.trials[config["trial"]].get("seeds", self.seeds)
         return (own,) if isinstance(own, int) else tuple(own)
+
+    def tags_of(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """The tags that runs of a configuration get in MLflow."""
+        return dict(self.trials[config["trial"]].get("tags") or {})
 
     def where(self, index: int, path: str) -> str:
         """How messages name a field of a trial (or of the file): the override that set it, its place, or its setup."""
@@ -283,6 +223,7 @@ def _check(sweep: Sweep, index: int) -> None:
         except ValidationError as error:
             loc, problem = explain(error, Sweep)
             raise UserError(f"{source}.{dotted(loc)}: {problem}") from None
+    _check_tags(trial.get("tags") or {}, f"{source}.tags")
     for place, tree in ((f"{sweep.source}: base", sweep.base), (source, trial)):
         if "seed" in tree:
             raise UserError(
@@ -314,6 +255,19 @@ def _check(sweep: Sweep, index: int) -> None:
         wrong = over.unknown(field, Sweep)
         if wrong:
             raise UserError(f"{sweep.where(index, '.'.join(field))}: {wrong}")
+
+
+def _check_tags(tags: Any, at: str) -> None:
+    if not isinstance(tags, dict):
+        raise UserError(f"{at}: should be a section of texts, got {tags!r:.60}")
+    for name, text in tags.items():
+        if not TAG.match(str(name)):
+            raise UserError(
+                f"{at}: '{name}' cannot be a tag's name: letters, digits and - _ . : / only, and not beginning with"
+                " 'parapet.' or 'mlflow.'"
+            )
+        if not isinstance(text, str):
+            raise UserError(f"{at}.{name}: should be a text, got {text!r:.60}")
 
 
 def _paths(tree: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from evaluation.spec import EvaluationSpec
     from training.data import Dataset
     from training.spec import TrialSpec
 
@@ -226,10 +227,9 @@ class Attempt:
 
     def _evaluate(self, digest: str, spec: TrialSpec, data: Dataset, device: torch.device) -> None:
         from evaluation.run import evaluate
-        from evaluation.spec import EvaluationSpec
         from training import checkpoint
 
-        wanted = EvaluationSpec.model_validate(read_yaml(self.trial.evaluation_file(digest)))
+        wanted = self._wanted(digest)
         file = self.trial.checkpoints / f"{wanted.checkpoint}.pt"
         checkpoint.expect(file, self.trial.key)
         network, _, _ = checkpoint.load_network(file, device=device)
@@ -249,9 +249,24 @@ class Attempt:
         )
         seconds = round(time.monotonic() - began, 3)
         self.events.write(
-            "evaluated", evaluation=digest, checkpoint=wanted.checkpoint, metrics=metrics, seconds=seconds
+            "evaluated",
+            evaluation=digest,
+            checkpoint=wanted.checkpoint,
+            beside=self._beside(wanted),
+            metrics=metrics,
+            seconds=seconds,
         )
         print(f"evaluated {wanted.checkpoint}.pt: {_in_words(metrics)}", flush=True)
+
+    def _wanted(self, digest: str) -> EvaluationSpec:
+        from evaluation.spec import EvaluationSpec
+
+        return EvaluationSpec.model_validate(read_yaml(self.trial.evaluation_file(digest)))
+
+    def _beside(self, wanted: EvaluationSpec) -> str:
+        """What an evaluation is called that has other attacks than the one that the sweep goes by."""
+        first = self._wanted(self.settings.evaluations[0])
+        return "" if wanted.title == first.title else wanted.title
 
     def _why(self) -> str | None:
         if self.deadline is not None and time.monotonic() > self.deadline:

@@ -19,7 +19,7 @@ from orchestrate.actor import TrialActor, to_config
 from orchestrate.agenda import Agenda, Pause
 from orchestrate.ledger import Row
 from orchestrate.runner import Task
-from orchestrate.sweep_file import Scheduler
+from orchestrate.sections import Scheduler
 
 NEVER = 2**31  # epochs: ASHA would otherwise end a trial in its last epoch, before it is evaluated
 ACTOR_FAILURES = 3  # times that Tune starts a trial's actor again

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrate.cli import papers
 from orchestrate.cli.catalogue import methods
 from orchestrate.cli.common import RunsOption
 from orchestrate.cli.keep import clean
@@ -60,6 +61,8 @@ def common(
 for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
+
+app.add_typer(papers.app, name="papers", rich_help_panel="Papers")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -75,7 +75,7 @@ def sweep(
     wanted = sweep_file.load(_file_of(file, store, resume), given)
     if resume and not store.sweep(wanted.name).ledger_file.exists():
         raise UserError(f"--resume: {store.path} has no sweep '{wanted.name}' to go on with")
-    return _run(wanted, store, cluster, dry_run=dry_run, fresh=fresh)
+    return run_sweep(wanted, store, cluster, dry_run=dry_run, fresh=fresh)
 
 
 def train(
@@ -112,7 +112,7 @@ def train(
         files = {"import": Imports.of(wanted, store).digests}
         digest = digest_of(wanted.dump() | files | {"concurrency": None, "resources": None})
         wanted = build(content, "parapet train", [*overrides, f"name=train-{digest[:8]}"])
-    return _run(wanted, store, cluster, dry_run=dry_run, fresh=False)
+    return run_sweep(wanted, store, cluster, dry_run=dry_run, fresh=False)
 
 
 def _defaults(overrides: Sequence[str]) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def retry(name: SweepArgument, cluster: ClusterOption = "local", runs: RunsOptio
     for row in failed:
         ledger.close(swept.ledger_file, row.row, "open")
         print(f"again: {row.key}  {row.label} (failed: {row.reason})")
-    return _run(wanted, store, cluster, dry_run=False, fresh=False)
+    return run_sweep(wanted, store, cluster, dry_run=False, fresh=False)
 
 
 def stop(
@@ -184,7 +184,7 @@ def _file_of(file: str, store: Runs, resume: bool) -> Path:
     return Path(file)
 
 
-def _run(wanted: Sweep, store: Runs, cluster: str, *, dry_run: bool = False, fresh: bool = False) -> int:
+def run_sweep(wanted: Sweep, store: Runs, cluster: str, *, dry_run: bool = False, fresh: bool = False) -> int:
     """Check everything, say what is doubtful, and go."""
     import clusters
     from orchestrate.estimate import unique

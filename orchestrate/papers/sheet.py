@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -113,11 +113,12 @@ class Column(Part):
         if not self.attacks:
             return None
         facts = {"attacks": self.attacks, "checkpoint": self.checkpoint or checkpoint}
-        named = {
-            name: value
-            for name in ("pgd_steps", "pgd_step_size", "pgd_restarts")
-            if (value := getattr(self, name)) is not None
+        given = {
+            "pgd_steps": self.pgd_steps,
+            "pgd_step_size": self.pgd_step_size,
+            "pgd_restarts": self.pgd_restarts,
         }
+        named = {name: value for name, value in given.items() if value is not None}
         return EvaluationSpec.model_validate(facts | named)
 
 
@@ -126,7 +127,10 @@ class RowSpec(Part):
 
     label: str | None = Field(None, description="as the paper calls it; default: the row's name")
     from_: str | None = Field(None, alias="from", description="the row of its group that it is compared with")
-    published: dict[str, Printed] = Field(min_length=1)
+    published: dict[str, Printed] = Field(
+        description="by column; none where nothing legible is printed, with a note"
+    )
+    checkpoint: Literal["best", "last"] | None = Field(None, description="default: the sheet's")
     spread: Spread | None = None
     note: str | None = None
     untrained: str | None = Field(None, description="why parapet cannot train it; then it has no method")
@@ -147,6 +151,8 @@ class RowSpec(Part):
     def _trained_or_not(self) -> Self:
         if self.untrained and self.method is not None:
             raise ValueError("a row that is untrained has no method")
+        if not self.published and not self.note:
+            raise ValueError("without published numbers it needs a note that says why")
         return self
 
     def sections(self) -> dict[str, Any]:
@@ -227,11 +233,20 @@ class Sheet:
         """``HAT Table 2: ...``."""
         return f"{self.paper.upper()} {self.content.table}: {self.content.title}"
 
-    def evaluations(self) -> tuple[EvaluationSpec, ...]:
-        """Every evaluation that some column needs, the drawn column's first."""
+    def checkpoint_of(self, row: Row) -> Literal["best", "last"]:
+        """Which epoch of a row is evaluated, where its columns do not say."""
+        return row.given.checkpoint or self.content.checkpoint
+
+    def evaluations(self, rows: Sequence[Row]) -> tuple[EvaluationSpec, ...]:
+        """Every evaluation that some column of some row needs, the drawn column's first."""
         content = self.content
         first = [content.axes[1]] if content.axes else []
-        found = [content.columns[n].evaluation(content.checkpoint) for n in [*first, *content.columns]]
+        checkpoints = dict.fromkeys(self.checkpoint_of(row) for row in rows)
+        found = [
+            content.columns[name].evaluation(checkpoint)
+            for name in [*first, *content.columns]
+            for checkpoint in checkpoints
+        ]
         return tuple(dict.fromkeys(one for one in found if one is not None))
 
     def select(self, patterns: str | None) -> tuple[Row, ...]:
@@ -259,7 +274,7 @@ class Sheet:
 def names() -> list[str]:
     """All sheets, paper by paper, in the order of their tables."""
     found = [str(file.relative_to(FOLDER).with_suffix("")) for file in FOLDER.glob("*/*.yaml")]
-    return sorted(found, key=lambda name: (list(PAPERS).index(name.split("/")[0]), _numbers(name)))
+    return sorted(found, key=_order)
 
 
 def read(name: str) -> Sheet:
@@ -269,9 +284,11 @@ def read(name: str) -> Sheet:
     return _read(name)
 
 
-def _numbers(name: str) -> list[int | str]:
-    """``table10`` comes after ``table9``."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+def _order(name: str) -> tuple[int, int, str, int]:
+    """Paper by paper, tables before figures, ``table10`` after ``table9``."""
+    paper, _, table = name.partition("/")
+    kind, number = re.fullmatch(r"(\D*)(\d*).*", table).groups()  # type: ignore[union-attr]  # it always fits
+    return list(PAPERS).index(paper), kind != "table", kind, int(number or 0)
 
 
 def all_sheets() -> Iterator[Sheet]:

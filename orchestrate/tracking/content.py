@@ -66,10 +66,11 @@ class Metrics:
     """The metrics in a trial's events, in groups with names that stay the same however often events are read.
 
     Epochs have their number as step. Evaluations of one checkpoint are numbered as they came (a stronger attack
-    may come later), so that a metric has one point per step; what is of the best checkpoint has no prefix.
+    may come later), so that a metric has one point per step; what is of the best checkpoint has no prefix, and
+    what was evaluated beside that has the attacks before its names: ``PGD-20/robust``.
     """
 
-    evaluations: dict[str, list[str]] = field(default_factory=dict)  # digests by checkpoint
+    evaluations: dict[str, list[str]] = field(default_factory=dict)  # digests by prefix
 
     def of(self, event: Event) -> tuple[str, list[Metric]] | None:
         """``(group, metrics)``; None when the event has none, or repeats an evaluation."""
@@ -80,11 +81,12 @@ class Metrics:
                 return "trained", _metrics(event, "best/", event["best_epoch"])
             case "evaluated":
                 checkpoint, digest = event["checkpoint"], event["evaluation"]
-                digests = self.evaluations.setdefault(checkpoint, [])
+                beside = event.get("beside", "")
+                prefix = ("" if checkpoint == "best" else f"{checkpoint}/") + (f"{beside}/" if beside else "")
+                digests = self.evaluations.setdefault(prefix, [])
                 if digest in digests:
                     return None
                 digests.append(digest)
-                prefix = "" if checkpoint == "best" else f"{checkpoint}/"
                 return f"evaluated {digest}", _metrics(event, prefix, len(digests) - 1)
         return None
 
@@ -133,7 +135,9 @@ def tags(story: Story, rows: Sequence[Row], sweep: str, now: Standing) -> dict[s
     started = story.started or {}
     versions = started.get("versions") or {}
     facts = {
+        **{name: text for one in rows for name, text in one.tags.items()},
         "formula": row.formula,
+        "parapet.configuration": row.configuration,
         "parapet.state": now.status.lower() if now.ended else story.state,
         "parapet.reason": now.reason,
         "parapet.role": "trial" if any(r.role == "trial" for r in rows) else row.role,

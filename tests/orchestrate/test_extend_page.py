@@ -14,8 +14,6 @@ import yaml
 from orchestrate import ledger
 from orchestrate.runs import Runs
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extend.md").read_text()
 EXAMPLES = ROOT / "docs" / "examples"

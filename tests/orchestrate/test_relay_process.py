@@ -17,8 +17,6 @@ from written_trials import Tracked, WrittenTrial, expected_points, make_sweep
 
 from orchestrate.runs import Runs, SweepDir
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 Started = Callable[..., "subprocess.Popen[str]"]
 
 

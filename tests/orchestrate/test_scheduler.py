@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrate.sweep_file import Scheduler
+from orchestrate.sections import Scheduler
 from orchestrate.tune_search import scheduler
 
 

@@ -55,7 +55,7 @@ def assert_holds(resolved, written, path=""):
 def test_a_setup_says_what_it_is_and_holds_nothing_else_than_sections(name):
     content = setups.read(name)
     assert set(content) <= {"about", "source", *setups.SECTIONS, "model", "methods", "modifiers"}
-    assert content.get("model", {}) in ({}, {"normalize": "none"})
+    assert content.get("model", {}) in ({}, {"normalize": "none"}, {"normalize": "data"})
     assert {"about", "source", "train", "attack"} <= set(content)
     assert all(isinstance(content[word], str) and "\n" not in content[word] for word in ("about", "source"))
     assert set(content.get("methods", {})) <= set(RECIPES.entries)

@@ -1,0 +1,176 @@
+"""Commands about the papers' tables: papers, papers run, papers show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrate.cli.common import RunsOption, table, warn
+from orchestrate.cli.sweeping import ClusterOption, ConcurrencyOption, run_sweep
+from orchestrate.runs import Runs, locate
+from training.errors import UserError
+
+
+def complete_sheet(incomplete: str) -> list[str]:
+    """Names of sheets."""
+    from orchestrate.papers import sheet
+
+    return [name for name in sheet.names() if name.startswith(incomplete)]
+
+
+SheetArgument = Annotated[
+    str, typer.Argument(metavar="SHEET", help="Like hat/table2.", autocompletion=complete_sheet)
+]
+RowsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rows", metavar="ROWS", help="Only these: groups or rows, like cifar10 or cifar10/hat,svhn."
+    ),
+]
+
+app = typer.Typer(
+    help="The papers' results tables: run their rows, and see ours beside what is printed.",
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def papers(
+    ctx: typer.Context,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", metavar="PAPER", help="One paper or sheet, like hat or hat/table2."),
+    ] = None,
+    runs: RunsOption = None,
+) -> None:
+    """List the results tables of the five papers, row by row: published, ours, difference, runs, verdict."""
+    if ctx.invoked_subcommand is not None:
+        if only is not None:
+            raise UserError(f"--only: is for the list; papers {ctx.invoked_subcommand} takes a sheet's name")
+        if runs is not None:
+            ctx.default_map = {name: {"runs": runs} for name in ("run", "show")}
+        return
+    from orchestrate.papers import ours, sheet, tables, verdict
+
+    names = [name for name in sheet.names() if only is None or f"{name}/".startswith(f"{only.strip('/')}/")]
+    if not names:
+        raise UserError(f"--only: no paper or sheet '{only}'; papers: {', '.join(sheet.PAPERS)}")
+    sheets = [sheet.read(name) for name in names]
+    found = ours.find(locate(runs), sheets)
+    verdicts: dict[str, int] = {}
+    count = 0
+    for one in sheets:
+        columns = tables.shown_columns(one)
+        compared = [verdict.compare(one, row, found.get(row.id, [])) for row in one.rows]
+        print(f"\n{one.title}  ({' / '.join(one.content.columns[name].title for name in columns)})")
+        table(tables.HEADER, tables.lines(compared, columns))
+        count += len(compared)
+        for row in compared:
+            kind = row.verdict.partition(":")[0].partition(" (")[0]
+            verdicts[kind] = verdicts.get(kind, 0) + 1
+    counted = ", ".join(f"{number} {kind}" for kind, number in verdicts.items())
+    print(f"\n{len(sheets)} sheets, {count} rows: {counted}")
+    print("All columns of one: parapet papers show SHEET. Run one: parapet papers run SHEET --dry-run")
+
+
+@app.command()
+def run(
+    name: SheetArgument,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FIELD=VALUE]...",
+            help="Override fields, like data.root=PATH; what changes a row makes it scaled-down: data=digits",
+        ),
+    ] = None,
+    rows: RowsOption = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, metavar="N", help="Seeds 0 to N - 1.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train again what is there already.")] = False,
+    cluster: ClusterOption = "local",
+    concurrency: ConcurrencyOption = None,
+    runs: RunsOption = None,
+) -> int:
+    """Run rows of a table as a sweep, and show them beside what is printed.
+
+    A row that was run already, by whatever sweep, is not run again. With overrides that change what is trained or how
+    it is judged the rows are marked scaled-down, and never count as a reproduction.
+    """
+    from orchestrate.papers import hours, planned, sheet
+
+    store = locate(runs)
+    given = [*(overrides or []), *([f"concurrency={concurrency}"] if concurrency else [])]
+    chosen = sheet.read(name)
+    plan = planned.plan(chosen, chosen.select(rows), seeds, given, rows or "")
+    for sentence in plan.left_out:
+        warn(f"left out: {sentence}")
+    whole = [row for row in plan.rows if row not in plan.scaled]
+    if plan.scaled:
+        print(f"scaled-down, so no reproduction: {len(plan.scaled)} of {len(plan.rows)} rows")
+    if whole:
+        print(
+            f"about {hours.total(whole) * seeds:.1f} GPU-hours of training in all on an {hours.CARD}, helper networks"
+            " included"
+        )
+    code = run_sweep(plan.sweep, store, cluster, dry_run=dry_run, fresh=fresh)
+    if not dry_run:
+        _show(store, chosen, plan.rows)
+    return code
+
+
+@app.command()
+def show(
+    name: SheetArgument,
+    rows: RowsOption = None,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="Print the table in LaTeX, and nothing else.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="For the picture. Default: RUNS/papers."),
+    ] = None,
+    runs: RunsOption = None,
+) -> None:
+    """Show one table with all its columns, and draw it: an arrow from each baseline to the method, printed and ours."""
+    from orchestrate.papers import ours, sheet, tables, verdict
+
+    store = locate(runs)
+    chosen = sheet.read(name)
+    if latex:
+        found = ours.find(store, [chosen])
+        print(
+            tables.latex(
+                chosen, [verdict.compare(chosen, r, found.get(r.id, [])) for r in chosen.select(rows)]
+            )
+        )
+        return
+    if output is not None and not output.is_dir():
+        raise UserError(f"--output: there is no folder {output}")
+    _show(store, chosen, chosen.select(rows), output)
+
+
+def _show(store: Runs, chosen, rows, output: Path | None = None) -> None:  # type: ignore[no-untyped-def]
+    from orchestrate.papers import hours, ours, picture, tables, verdict
+
+    found = ours.find(store, [chosen])
+    compared = [verdict.compare(chosen, row, found.get(row.id, [])) for row in rows]
+    print(f"\n{chosen.title}")
+    for text in (chosen.content.says, chosen.content.chosen):
+        if text:
+            print(f"{' '.join(text.split())}")
+    lines = []
+    for one in compared:
+        cost = hours.of(one.row)
+        first = (one.row.id, str(one.runs or "-"), "-" if cost is None else f"{cost:.2f}")
+        for number, cells in enumerate(tables.cells_of(one, chosen.content.columns)):
+            lines.append((*(first if not number else ("", "", "")), *cells))
+    print()
+    table(("row", "runs", "GPU-hours", "measure", "published", "ours", "difference", "verdict"), lines)
+    for one in compared:
+        if one.row.given.note:
+            print(f"note on {one.row.group}/{one.row.name}: {' '.join(one.row.given.note.split())}")
+    if chosen.content.axes is not None:
+        png, page = picture.draw(chosen, compared, output or store.path / "papers")
+        print(f"picture: {png}\npage: {page}")

@@ -1,0 +1,123 @@
+"""What a row costs to train, in GPU-hours on the card of the measurements below.
+
+A training's network passes are known (:func:`training.resolve.cost`), and so are a network's multiplications; what a
+card does with them is measured: seconds per epoch of PGD-AT that ADR prints in its Table 6, on one RTX A6000. A wide
+network keeps a card busier than a narrow one, so each kind has its own measurement. Evaluations are not counted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from orchestrate.papers.sheet import Row
+from training.spec import Choice, TrialSpec
+
+CARD = "RTX A6000"
+SOURCE = "ADR, Table 6"
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set as it is published: what a cost needs to know where the images are not at hand."""
+
+    shape: tuple[int, int, int]
+    classes: int
+    train: int
+
+
+DATA = {
+    "cifar10": Images((3, 32, 32), 10, 50_000),
+    "cifar100": Images((3, 32, 32), 100, 50_000),
+    "svhn": Images((3, 32, 32), 10, 73_257),
+    "tiny-imagenet": Images((3, 64, 64), 200, 100_000),
+    "imagenet": Images((3, 224, 224), 1000, 1_281_167),
+    "imagenet-100": Images((3, 224, 224), 100, 128_334),
+    "digits": Images((1, 8, 8), 10, 1_297),
+}
+
+# Seconds per epoch of PGD-AT on CIFAR-10, batch 128, by the kind of network.
+MEASURED = {"resnet18": 81.0, "wrn-34-10": 575.0}
+CALIBRATION = {
+    "setup": "adr/cifar10",
+    "method": {"name": "pgd-at"},
+    "data": {"name": "cifar10"},
+    "selection": "test",
+}
+
+
+def of(row: Row) -> float | None:
+    """GPU-hours of one training of a row, without its helper networks; None where it cannot be told."""
+    spec = row.spec()
+    return None if spec is None else of_spec(spec)
+
+
+def total(rows: Iterable[Row]) -> float:
+    """GPU-hours of one training of each different row, and of each helper network that they need, once."""
+    from orchestrate import configuration
+    from orchestrate.helpers import is_reference
+    from training.resolve import helper_spec, needed_helpers
+
+    costs: dict[str, float] = {}
+
+    def add(spec: TrialSpec) -> None:
+        resolved, digest = configuration.of(spec)
+        costs[digest] = of_spec(spec) or 0.0
+        for needed in needed_helpers(resolved):
+            given = spec.helpers.get(needed.name) or {}
+            if not is_reference(given):
+                add(helper_spec(resolved, needed, given))
+
+    for row in rows:
+        if (spec := row.spec()) is not None:
+            add(spec)
+    return sum(costs.values())
+
+
+def of_spec(spec: TrialSpec) -> float | None:
+    """GPU-hours of one training; None for a data set of unknown size."""
+    from training.resolve import cost, resolve
+
+    data = DATA.get(spec.data.name)
+    if data is None:
+        return None
+    resolved = resolve(spec, "")
+    images = data.train if spec.data.train_size is None else min(data.train, spec.data.train_size)
+    work = cost(resolved, images) * _multiplications(resolved.model.model_dump_json(), data)
+    return work / _rate("wrn-34-10" if "wrn" in spec.model.name else "resnet18") / 3600
+
+
+@functools.cache
+def _rate(kind: str) -> float:
+    """Millions of multiplications, in network passes, that the card does in a second."""
+    from training.resolve import cost, resolve
+
+    spec = TrialSpec.model_validate(CALIBRATION | {"model": {"name": kind}, "train": {"epochs": 1}})
+    resolved, data = resolve(spec, ""), DATA["cifar10"]
+    whole = resolved.model_copy(update={"train": resolved.train.model_copy(update={"validate_every": 10**9})})
+    return cost(whole, data.train) * _multiplications(resolved.model.model_dump_json(), data) / MEASURED[kind]
+
+
+@functools.cache
+def _multiplications(model: str, data: Images) -> float:
+    """Multiplications of one image's way forward through a network. Built without memory."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from training.models import build
+
+    with torch.device("meta"):
+        channels = data.shape[0]
+        network = build(
+            Choice.model_validate(json.loads(model)),
+            data.shape,
+            data.classes,
+            [0.0] * channels,
+            [1.0] * channels,
+        ).eval()
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            network(torch.empty(1, *data.shape))
+    return counter.get_total_flops() / 2

@@ -1,0 +1,126 @@
+"""Rows of a sheet as a sweep: one trial each, tagged with its row, and whether it repeats the row or is scaled down."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from evaluation.spec import EvaluationSpec
+from orchestrate import configuration, sweep_file
+from orchestrate.papers.ours import FULL, TAG, configuration_of
+from orchestrate.papers.sheet import UNKNOWN, Row, Sheet
+from orchestrate.sweep_file import Sweep
+from training.errors import UserError
+from training.spec import TrialSpec, flatten
+
+ELSEWHERE = ("data.root=", "concurrency=", "resources.", "limits.", "project=")  # where and how, not what
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A sweep of rows, and what was left out of it, in sentences."""
+
+    sweep: Sweep
+    rows: tuple[Row, ...]
+    scaled: tuple[Row, ...]  # those of them that do not repeat what is printed
+    left_out: tuple[str, ...]
+
+
+def plan(
+    sheet: Sheet, rows: Sequence[Row], seeds: int, overrides: Sequence[str], picked: str = ""
+) -> Planned:
+    """The sweep that runs ``rows``, each with seeds 0 to ``seeds`` - 1.
+
+    Args:
+        overrides: ``key=value``, laid over every row; what changes a row's configuration, or how it is evaluated,
+            makes it a scaled-down one.
+        picked: what the user asked for, which names the sweep.
+
+    Raises:
+        UserError: a wrong override, or none of the rows can be run.
+    """
+    able = [row for row in rows if row.sections is not None]
+    left_out = [f"{row.id}: {row.given.untrained}" for row in rows if row.sections is None]
+    if not able:
+        raise UserError(f"{sheet.name}: none of these rows can be trained here: {'; '.join(left_out)}")
+    source = f"parapet papers run {sheet.name}"
+    named = any(text.startswith("name=") for text in overrides)
+    words = [] if named else [f"name={_name(sheet, picked, overrides)}"]
+    sweep = sweep_file.build(_content(sheet, able, seeds), source, [*overrides, *words])
+    _refuse_spaces(sweep, source)
+    kept = []
+    for index, row in enumerate(able):
+        lacking = [f for f, value in flatten(sweep.template(index)).items() if value == UNKNOWN]
+        if lacking:
+            left_out += [f"{row.id}: needs {field}=FILE ({row.given.needs[field]})" for field in lacking]
+        else:
+            kept.append(index)
+    if not kept:
+        raise UserError(f"{source}: nothing can be run: {'; '.join(left_out)}")
+    evaluated = set(sheet.evaluations(able)) <= set(sweep.evaluate.specs())  # all, and on all test images
+    told = " ".join(text for text in overrides if not text.startswith("name=")) or "other attacks"
+    trials, scaled = [], []
+    for index in kept:
+        row = able[index]
+        repeats = evaluated and _configuration(sweep, index) == configuration_of(row)
+        scaled += [] if repeats else [row]
+        trials.append(dict(sweep.trials[index]) | {"tags": {f"{TAG}{row.id}": FULL if repeats else told}})
+    return Planned(
+        sweep.model_copy(update={"trials": tuple(trials)}),
+        tuple(able[index] for index in kept),
+        tuple(scaled),
+        tuple(left_out),
+    )
+
+
+def _content(sheet: Sheet, rows: Sequence[Row], seeds: int) -> dict[str, Any]:
+    first, *more = [_said(one) for one in sheet.evaluations(rows)] or [{}]
+    return {
+        "name": "rows",
+        "seeds": list(range(seeds)),
+        "trials": [dict(row.sections or {}) for row in rows],
+        "evaluate": {"checkpoint": sheet.content.checkpoint} | first | ({"also": more} if more else {}),
+    }
+
+
+def _said(evaluation: EvaluationSpec) -> dict[str, Any]:
+    """What an evaluation says beyond the defaults, and always its attacks and checkpoint."""
+    said = evaluation.model_dump(mode="json", exclude_defaults=True)
+    return said | {"attacks": list(evaluation.attacks), "checkpoint": evaluation.checkpoint}
+
+
+def _configuration(sweep: Sweep, index: int) -> str:
+    """What a trial of the sweep computes, but for seed and images. Raises UserError naming the field."""
+    try:
+        return configuration.of(TrialSpec.model_validate(sweep.template(index)))[1]
+    except ValidationError as error:
+        loc, problem = sweep_file.explain(error, TrialSpec)
+        raise UserError(f"{sweep.where(index, sweep_file.dotted(loc))}: {problem}") from None
+    except UserError as error:
+        path, _, problem = str(error).partition(": ")
+        raise UserError(f"{sweep.where(index, path)}: {problem}" if problem else str(error)) from None
+
+
+def _refuse_spaces(sweep: Sweep, source: str) -> None:
+    for index in range(len(sweep.trials)):
+        for path in sweep.dimensions(index):
+            raise UserError(
+                f"{sweep.where(index, path)}: a row is one training; write a sweep file to search"
+            )
+    if sweep.search.name != "grid":
+        raise UserError(f"{source}: search.name: rows are run as they are, got {sweep.search.name}")
+
+
+def _name(sheet: Sheet, picked: str, overrides: Sequence[str]) -> str:
+    """``hat-table2-cifar10``, and with overrides a few digits that stand for them."""
+    words = [sheet.name, picked] if picked else [sheet.name]
+    name = re.sub(r"[^a-z0-9.]+", "-", "-".join(words).lower()).strip("-")[:80]
+    other = sorted(text for text in overrides if not text.startswith(ELSEWHERE))
+    if other:
+        name += "-" + hashlib.sha256(" ".join(other).encode()).hexdigest()[:6]
+    return name

@@ -1,0 +1,106 @@
+"""A sheet's rows as text: for the screen, and in LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from orchestrate.papers.sheet import Column, Sheet
+from orchestrate.papers.verdict import Cell, Compared
+
+NONE = "-"
+HEADER = ("row", "published", "ours", "difference", "runs", "verdict")
+
+
+def lines(compared: Iterable[Compared], columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """One line per row, with the numbers of ``columns`` between slashes; as :data:`HEADER`."""
+    for one in compared:
+        cells = [one.cells[name] for name in columns]
+        yield (
+            one.row.id,
+            " / ".join(NONE if c.printed is None else f"{c.printed.value:.2f}" for c in cells),
+            " / ".join(_ours(c) for c in cells) if one.runs else NONE,
+            NONE if one.scaled or not one.runs else " / ".join(_difference(c) for c in cells),
+            str(one.runs or NONE),
+            one.verdict,
+        )
+
+
+def shown_columns(sheet: Sheet) -> tuple[str, ...]:
+    """The columns of a list of many sheets: those that are drawn, else the first two."""
+    return sheet.content.axes or tuple(sheet.content.columns)[:2]
+
+
+def cells_of(compared: Compared, columns: Mapping[str, Column]) -> Iterator[tuple[str, str, str, str, str]]:
+    """One line per column of one row: its title, published, ours, difference, what it says."""
+    for name, column in columns.items():
+        cell = compared.cells[name]
+        if cell.printed is None and cell.ours is None:
+            continue
+        printed = NONE if cell.printed is None else str(cell.printed).replace("+-", "±")
+        unit = "" if column.unit == "%" else f" {column.unit}"
+        ours = _with_interval(cell)
+        difference = NONE if compared.scaled else _difference(cell)
+        yield column.title, f"{printed}{unit}", ours, difference, _says(compared, cell)
+
+
+def latex(sheet: Sheet, compared: Sequence[Compared]) -> str:
+    """A table of what is printed and what came out, for a document with booktabs; scaled-down rows have a dagger."""
+    columns = {name: c for name, c in sheet.content.columns.items() if not c.not_yet}
+    heads = [f"\\multicolumn{{2}}{{c}}{{{_escaped(column.title)}}}" for column in columns.values()]
+    out = [
+        f"% {sheet.title}; published and ours, with half its 95 % interval",
+        f"\\begin{{tabular}}{{l{'rr' * len(columns)}}}",
+        "\\toprule",
+        " & ".join(["", *heads]) + r" \\",
+        " & ".join(["", *["published", "ours"] * len(columns)]) + r" \\",
+    ]
+    group = ""
+    for one in compared:
+        if one.row.group != group:
+            group = one.row.group
+            title = sheet.content.groups[group].title or group
+            out += ["\\midrule", f"\\multicolumn{{{1 + 2 * len(columns)}}}{{l}}{{{_escaped(title)}}} \\\\"]
+        mark = r"\textsuperscript{\dag}" if one.scaled else ""
+        parts = [_escaped(one.row.label) + mark]
+        for name in columns:
+            cell = one.cells[name]
+            parts += ["--" if cell.printed is None else f"{cell.printed.value:.2f}"]
+            parts += ["--" if cell.ours is None else f"{cell.ours:.2f}\\,$\\pm$\\,{cell.half:.2f}"]
+        out.append(" & ".join(parts) + r" \\")
+    out += ["\\bottomrule", "\\end{tabular}"]
+    if any(one.scaled for one in compared):
+        out.append("% \\dag: scaled-down, no reproduction")
+    return "\n".join(out)
+
+
+def _ours(cell: Cell) -> str:
+    if cell.ours is not None:
+        return f"{cell.ours:.2f}"
+    return "not yet" if cell.not_yet else NONE
+
+
+def _with_interval(cell: Cell) -> str:
+    return _ours(cell) if cell.ours is None else f"{cell.ours:.2f} ± {cell.half:.2f}"
+
+
+def _difference(cell: Cell) -> str:
+    return NONE if cell.difference is None else f"{cell.difference:+.2f}"
+
+
+def _says(compared: Compared, cell: Cell) -> str:
+    if cell.not_yet:
+        return f"not yet: {cell.not_yet}"
+    if cell.ours is None:
+        return "not run" if compared.row.sections is not None else "not trained here"
+    if compared.scaled:
+        return f"scaled-down: {'; '.join(compared.scaled)}"
+    if cell.agrees is None:
+        return NONE
+    one = " (one seed)" if cell.runs == 1 else ""
+    return f"within ±{cell.tolerance:.2f}{one}" if cell.agrees else f"outside ±{cell.tolerance:.2f}{one}"
+
+
+def _escaped(text: str) -> str:
+    """Text that LaTeX takes as it is."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(sign, f"\\{sign}" if sign in "&%$#_{}" else sign) for sign in text)
