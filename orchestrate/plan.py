@@ -110,16 +110,21 @@ class Planner:
 
     def warnings(self) -> list[str]:
         """What is legal and probably wrong, one sentence each. Raises UserError as :meth:`check`."""
-        found: dict[str, None] = {}
+        found: dict[tuple[str, str], list[int]] = defaultdict(list)
+        same: list[str] = []
         keys: dict[str, int] = {}
         for wanted in self.check():
             index = wanted.config["trial"]
             for path, problem in self._doubts(wanted.spec):
-                found[f"{self.sweep.where(index, path)}: {problem}"] = None
+                found[path, problem] += [] if index in found[path, problem] else [index]
             first = keys.setdefault(wanted.key, index)
             if first != index:
-                found[f"trials[{first}] and trials[{index}] are the same trial; it runs once"] = None
-        return [*found, *self._doubts_about_the_sweep()]
+                same.append(f"trials[{first}] and trials[{index}] are the same trial; it runs once")
+        doubts = [
+            f"{self.sweep.where(indices[0], path)}: {problem}" + _more(len(indices) - 1)
+            for (path, problem), indices in found.items()
+        ]
+        return [*doubts, *dict.fromkeys(same), *self._doubts_about_the_sweep()]
 
     def _plan(self, config: Config, seed: int) -> Wanted:
         index = config["trial"]
@@ -300,6 +305,11 @@ class Planner:
                 yield f"concurrency: {sweep.concurrency} trials at once, and {cores} cores have room for {room}"
             if at_once > cores:
                 yield f"resources.cpus: at {each:g} each, {at_once} trials at once share {cores} cores"
+
+
+def _more(others: int) -> str:
+    """What is said of one trial of the file holds for others too."""
+    return f" (and in {others} more trials)" if others > 1 else " (and in one more)" if others else ""
 
 
 def all_of(sweep: Sweep, planner: Planner) -> list[Wanted]:

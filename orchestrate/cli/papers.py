@@ -109,6 +109,11 @@ def run(
     whole = [row for row in plan.rows if row not in plan.scaled]
     if plan.scaled:
         print(f"scaled-down, so no reproduction: {len(plan.scaled)} of {len(plan.rows)} rows")
+    if plan.narrow:
+        print(
+            f"on digits: {planned.DIGITS_MODEL} in place of the printed networks, and {planned.DIGITS_JUDGED} test"
+            " images, where model= and evaluate.images= say nothing else"
+        )
     if whole:
         print(
             f"about {hours.total(whole) * seeds:.1f} GPU-hours of training in all on an {hours.CARD}, helper networks"

@@ -36,6 +36,7 @@ DATA = {
     "imagenet": Images((3, 224, 224), 1000, 1_281_167),
     "imagenet-100": Images((3, 224, 224), 100, 128_334),
     "digits": Images((1, 8, 8), 10, 1_297),
+    "hat-toy": Images((3, 1, 1), 2, 400),
 }
 
 # Seconds per epoch of PGD-AT on CIFAR-10, batch 128, by the kind of network.

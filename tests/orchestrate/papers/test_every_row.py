@@ -1,0 +1,148 @@
+"""Every row of every sheet: its spec resolves, its networks can be built, and its method trains a narrow one."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrate import configuration
+from orchestrate.papers import sheet
+from orchestrate.papers.hours import DATA
+from orchestrate.papers.sheet import Row
+from training.data import Dataset, Extra, Images
+from training.errors import Stopped
+from training.fit import Control, Training
+from training.models import build as build_model
+from training.recipes import build as build_method
+from training.resolve import needed_helpers
+from training.spec import Choice, TrialSpec
+
+ROWS = {row.id: row for one in sheet.all_sheets() for row in one.rows}
+TRAINED = {name: row for name, row in ROWS.items() if row.sections is not None}
+STEPS, BATCH = 2, 4
+NARROW = {"resnet": {"width": 4}, "preact": {"width": 4}, "wrn": {"width": 2}, "lbgat": {"width": 4}}
+# Networks that no paper's numbers depend on are what they are.
+SMALL = ("toy-mlp", "mlp", "small-cnn")
+
+
+def spec_of(row: Row) -> TrialSpec:
+    spec = row.spec()
+    assert spec is not None
+    return configuration.of(spec)[0]
+
+
+def once_each(keys: dict[str, TrialSpec]) -> list[Any]:
+    """Rows of equal spec (two tables print one network) are one test, called by the first one's name."""
+    seen: dict[str, str] = {}
+    for name, spec in keys.items():
+        seen.setdefault(json.dumps(spec.dump(), sort_keys=True), name)
+    return [pytest.param(keys[name], id=name) for name in seen.values()]
+
+
+SPECS = {name: spec_of(row) for name, row in TRAINED.items()}
+
+
+def test_there_are_many_rows_with_published_numbers() -> None:
+    assert sum(bool(row.given.published) for row in ROWS.values()) >= 150
+    assert {name.partition("/")[0] for name in sheet.names()} == set(sheet.PAPERS)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_row_says_what_files_it_needs_and_its_images_are_known(name: str) -> None:
+    spec = SPECS[name]
+    assert spec.data.name in DATA
+    assert (spec.data.extra is not None) == ("data.extra.path" in TRAINED[name].given.needs)
+    needed = {helper.name for helper in needed_helpers(spec)}
+    given = {field.split(".")[1] for field in TRAINED[name].given.needs if field.startswith("helpers.")}
+    assert given <= needed
+
+
+@pytest.mark.parametrize("name", [name for name, row in TRAINED.items() if row.compared_with in TRAINED])
+def test_what_is_compared_was_trained_by_one_recipe(name: str) -> None:
+    """Arrows go from a baseline to a method in the same data, model, epochs, batch and threat model."""
+    base = TRAINED[name].compared_with
+    assert base is not None
+    one, other = SPECS[name], SPECS[base]
+    assert one.data.model_dump(exclude={"extra"}) == other.data.model_dump(exclude={"extra"})
+    assert one.model == other.model
+    assert (one.attack.norm, one.attack.eps) == (other.attack.norm, other.attack.eps)
+    assert (one.train.epochs, one.train.batch_size, one.train.schedule) == (
+        other.train.epochs,
+        other.train.batch_size,
+        other.train.schedule,
+    )
+    assert one.selection == other.selection
+
+
+@pytest.mark.parametrize("spec", once_each(SPECS))
+def test_a_row_builds_its_networks_and_trains(spec: TrialSpec, tmp_path: Path) -> None:
+    data = DATA[spec.data.name]
+    channels = data.shape[0]
+    with torch.device("meta"):  # the networks as they are printed, without memory
+        whole = build_model(spec.model, data.shape, data.classes, [0.0] * channels, [1.0] * channels)
+    assert all(p.is_meta for p in whole.parameters())
+    training = training_of(narrow(spec), tmp_path)
+    before = copy.deepcopy(training.networks["student"].state_dict())
+    asked = iter(range(10**6))
+    with pytest.raises(Stopped):
+        list(training.run(Control(stop=lambda: "enough" if next(asked) >= STEPS else None)))
+    assert training.step == STEPS
+    assert math.isfinite(float(training.sums["loss"]))
+    after = training.networks["student"].state_dict()
+    moved = [name for name, p in training.networks["student"].named_parameters() if p.requires_grad]
+    assert all(torch.isfinite(after[name]).all() for name in moved)
+    assert sum(not torch.equal(before[name], after[name]) for name in moved) > len(moved) / 2
+
+
+def narrow(spec: TrialSpec) -> TrialSpec:
+    """The same method, model and recipe, with few channels, a batch of few images, and short searches."""
+    facts = spec.dump()
+    facts["model"] |= _width(spec.model)
+    facts["train"] |= {"batch_size": BATCH}
+    facts["attack"]["steps"] = STEPS
+    facts["data"] |= {
+        "val": 0.25,
+        "augment": "none" if spec.data.augment == "resized-crop" else spec.data.augment,
+    }
+    for guided in (facts["method"], *facts["method"]["with"].values()):
+        if guided.get("model"):
+            own = _width(Choice(name=guided["model"]))
+            guided["parameters"] = (guided.get("parameters") or {}) | own
+    return TrialSpec.model_validate(facts)
+
+
+def _width(model: Choice) -> dict[str, int]:
+    kinds = [width for kind, width in NARROW.items() if kind in model.name]
+    assert kinds or model.name in SMALL, f"how is a narrow {model.name} made?"
+    return kinds[0] if kinds else {}
+
+
+def training_of(spec: TrialSpec, folder: Path) -> Training:
+    shape, classes = DATA[spec.data.name].shape, DATA[spec.data.name].classes
+    draw = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = torch.randint(256, (count, *shape), generator=draw, dtype=torch.uint8)
+        return pixels, torch.arange(count) % classes
+
+    extra = Extra(*images(4 * BATCH), spec.data.extra.share) if spec.data.extra else None
+    middle = (0.5,) * shape[0]
+    data = Dataset(
+        Images(*images(4 * BATCH), extra), Images(*images(BATCH)), classes, middle, middle, spec.data.name
+    )
+    helpers = {}
+    for helper in build_method(spec.method, spec.attack).helpers:
+        torch.manual_seed(1)
+        head = (
+            build_method(spec.method, spec.attack).head
+            if helper == build_method(spec.method, spec.attack).start
+            else None
+        )
+        helpers[helper.name] = build_model(spec.model, shape, classes, middle, middle, head).eval()
+    return Training(spec, data, folder, "k", torch.device("cpu"), helpers)
