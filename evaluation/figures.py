@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from evaluation.files import write_whole
 from evaluation.front import Point, hypervolume
+from evaluation.naming import FAINT, Line, Name, name_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,12 +32,9 @@ MARKERS = (
     ("P", "cross"),
     ("X", "x"),
 )
-Line = npt.NDArray[np.float64]  # coordinates [N]
-
-INK, SOFT, FAINT = "#222222", "#555555", "#8A8A8A"
+INK, SOFT = "#222222", "#555555"
 LEGEND_COLUMNS = 6
 LONGEST_LABEL = 32  # characters beside a point
-NEAR = 8  # printer's points from a point to its name, beyond which a line joins them
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -241,43 +239,17 @@ def _staircase(points: Sequence[Point], left: float, low: float) -> tuple[Line, 
 
 
 def _name_front(axes: Axes, points: Sequence[Point]) -> None:
-    """Name the members of the front beside them.
-
-    A name without room nearby moves away and a line leads to it; one without room anywhere is left out.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    renderer = FigureCanvasAgg(axes.figure).get_renderer()
-    frame = axes.get_window_extent(renderer)
-    unit = axes.figure.dpi / 72  # a printer's point
+    """Name the members of the front beside them."""
     members: dict[tuple[float, float], list[Point]] = {}
     for p in sorted(points, key=lambda p: p.clean):
         if p.front:
             members.setdefault((100 * p.clean, 100 * p.robust), []).append(p)
     looks = _looks(points)
-    taken = _covered(axes, points, 4 * unit)
+    names = []
     for at, here in members.items():
-        centre = axes.transData.transform(at)
         name = _short(here[0].label) + (f" and {len(here) - 1} more" if len(here) > 1 else "")
-        text = axes.text(*at, name, fontsize=8, color=looks[here[0].method][0], zorder=6)
-        for dx, dy, across, up in _places():
-            end = centre + unit * np.array((dx, dy))
-            text.set(position=axes.transData.inverted().transform(end), ha=across, va=up)
-            box = text.get_window_extent(renderer)
-            away = math.hypot(dx, dy) > NEAR
-            # A line to a name is as good as a row of dots, as far as covering goes.
-            line = np.linspace(centre, end, 9)[3:-1] if away else np.zeros((0, 2))
-            cover = np.vstack([box.extents, np.hstack([line - unit, line + unit])])
-            within = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if within and not _overlap(cover, taken):
-                taken = np.vstack([taken, cover])
-                if away:
-                    axes.plot(
-                        *zip(at, text.get_position(), strict=True), color=FAINT, linewidth=0.5, zorder=2
-                    )
-                break
-        else:
-            text.remove()
+        names.append(Name(at, name, looks[here[0].method][0]))
+    name_points(axes, names, _covered(axes, points, 4 * axes.figure.dpi / 72))
 
 
 def _short(label: str) -> str:
@@ -295,25 +267,6 @@ def _covered(axes: Axes, points: Sequence[Point], half: float) -> Line:
             bars = [[centre - sd * along, centre + sd * along] for along in np.eye(2)]
             boxes.append(axes.transData.transform(np.reshape(bars, (4, 2))).reshape(2, 4))
     return np.vstack(boxes)
-
-
-def _overlap(some: Line, others: Line) -> bool:
-    """Does any box of ``some`` [N, 4] overlap any of ``others`` [M, 4]?"""
-    a, b = some[:, None], others[None]
-    return bool(((a[..., :2] < b[..., 2:]) & (b[..., :2] < a[..., 2:])).all(axis=2).any())
-
-
-def _places() -> Iterator[tuple[float, float, str, str]]:
-    """Offsets of a name from its point, in printer's points, nearest first; beyond the front before behind it."""
-    for reach in (6, 14, 24, 36, 50, 66):
-        yield reach * 0.7, reach * 0.7, "left", "bottom"
-        yield reach, 0, "left", "center"
-        yield 0, reach, "center", "bottom"
-        yield reach, reach * 0.5, "left", "bottom"
-        yield reach * 0.5, reach, "left", "bottom"
-    for reach in (6, 14, 24, 36, 50):
-        yield -reach * 0.7, -reach * 0.7, "right", "top"
-        yield -reach, 0, "right", "center"
 
 
 def _page(points: Sequence[Point], title: str, attack: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +13,9 @@ from orchestrate.cli.common import RunsOption, table, warn
 from orchestrate.cli.sweeping import ClusterOption, ConcurrencyOption, run_sweep
 from orchestrate.runs import Runs, locate
 from training.errors import UserError
+
+if TYPE_CHECKING:
+    from orchestrate.papers.sheet import Row, Sheet
 
 
 def complete_sheet(incomplete: str) -> list[str]:
@@ -116,8 +121,8 @@ def run(
         )
     if whole:
         print(
-            f"about {hours.total(whole) * seeds:.1f} GPU-hours of training in all on an {hours.CARD}, helper networks"
-            " included"
+            f"about {hours.total(whole) * seeds:.1f} GPU-hours of training in all on an {hours.CARD}, with helper"
+            " networks and without evaluations"
         )
     code = run_sweep(plan.sweep, store, cluster, dry_run=dry_run, fresh=fresh)
     if not dry_run:
@@ -156,16 +161,16 @@ def show(
     _show(store, chosen, chosen.select(rows), output)
 
 
-def _show(store: Runs, chosen, rows, output: Path | None = None) -> None:  # type: ignore[no-untyped-def]
+def _show(store: Runs, chosen: Sheet, rows: Sequence[Row], output: Path | None = None) -> None:
+    """The table in full, what rows gain over their baselines, notes, and the picture."""
     from orchestrate.papers import hours, ours, picture, tables, verdict
 
     found = ours.find(store, [chosen])
     compared = [verdict.compare(chosen, row, found.get(row.id, [])) for row in rows]
     print(f"\n{chosen.title}")
     for text in (chosen.content.says, chosen.content.chosen):
-        if text:
-            print(f"{' '.join(text.split())}")
-    lines = []
+        print(textwrap.fill(" ".join(text.split()), 118, initial_indent="  ", subsequent_indent="  "))
+    lines: list[tuple[str, ...]] = []
     for one in compared:
         cost = hours.of(one.row)
         first = (one.row.id, str(one.runs or "-"), "-" if cost is None else f"{cost:.2f}")
@@ -173,9 +178,16 @@ def _show(store: Runs, chosen, rows, output: Path | None = None) -> None:  # typ
             lines.append((*(first if not number else ("", "", "")), *cells))
     print()
     table(("row", "runs", "GPU-hours", "measure", "published", "ours", "difference", "verdict"), lines)
+    gained = list(tables.gains(chosen, compared))
+    if gained:
+        print()
+        table(tables.GAINS, gained)
+    print()
     for one in compared:
         if one.row.given.note:
-            print(f"note on {one.row.group}/{one.row.name}: {' '.join(one.row.given.note.split())}")
+            note = f"{one.row.group}/{one.row.name}: {' '.join(one.row.given.note.split())}"
+            print(textwrap.fill(note, 118, subsequent_indent="  "))
+    print(f"GPU-hours: of one training on an {hours.CARD}, from seconds per epoch in {hours.SOURCE}")
     if chosen.content.axes is not None:
         png, page = picture.draw(chosen, compared, output or store.path / "papers")
         print(f"picture: {png}\npage: {page}")

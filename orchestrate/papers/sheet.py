@@ -72,7 +72,7 @@ class Printed(Part):
         return {"value": given} if isinstance(given, int | float) else given
 
     def __str__(self) -> str:
-        return f"{self.value:g}" if self.spread is None else f"{self.value:g} +- {self.spread:g}"
+        return f"{self.value:.2f}" if self.spread is None else f"{self.value:.2f} ± {self.spread:.2f}"
 
 
 class Spread(Part):

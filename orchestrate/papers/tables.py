@@ -36,11 +36,47 @@ def cells_of(compared: Compared, columns: Mapping[str, Column]) -> Iterator[tupl
         cell = compared.cells[name]
         if cell.printed is None and cell.ours is None:
             continue
-        printed = NONE if cell.printed is None else str(cell.printed).replace("+-", "±")
+        printed = NONE if cell.printed is None else str(cell.printed)
         unit = "" if column.unit == "%" else f" {column.unit}"
         ours = _with_interval(cell)
         difference = NONE if compared.scaled else _difference(cell)
         yield column.title, f"{printed}{unit}", ours, difference, _says(compared, cell)
+
+
+GAINS = ("row", "over", "measure", "published", "ours")
+
+
+def gains(sheet: Sheet, compared: Sequence[Compared]) -> Iterator[tuple[str, ...]]:
+    """One line per drawn column of each row that is compared with another: what it gains over that, as :data:`GAINS`.
+
+    Rows of a comparison are of one recipe; ours are compared only where both are repetitions, or both scaled alike.
+    """
+    by_id = {one.row.id: one for one in compared}
+    for one in compared:
+        base = by_id.get(one.row.compared_with or "")
+        if base is None:
+            continue
+        for name in shown_columns(sheet):
+            mine, theirs = one.cells[name], base.cells[name]
+            printed = (
+                None if not (mine.printed and theirs.printed) else mine.printed.value - theirs.printed.value
+            )
+            alike = one.scaled == base.scaled and mine.ours is not None and theirs.ours is not None
+            ours = (
+                mine.ours - theirs.ours
+                if alike and mine.ours is not None and theirs.ours is not None
+                else None
+            )
+            if printed is None and ours is None:
+                continue
+            mark = " (scaled-down)" if ours is not None and one.scaled else ""
+            yield (
+                one.row.id,
+                base.row.name,
+                sheet.content.columns[name].title,
+                NONE if printed is None else f"{printed:+.2f}",
+                NONE if ours is None else f"{ours:+.2f}{mark}",
+            )
 
 
 def latex(sheet: Sheet, compared: Sequence[Compared]) -> str:

@@ -103,7 +103,8 @@ def compare(sheet: Sheet, row: Row, found: Sequence[Ours]) -> Compared:
             if not repetition:
                 reasons[ours.scaled or f"{one.images} test images"] = None
         if taken:
-            cells[name] = cell(printed, row.spread, [m.value for m in taken], min(m.images for m in taken))
+            values, images = [m.value for m in taken], min(m.images for m in taken)
+            cells[name] = cell(printed, row.spread if whole else Spread(), values, images)
         else:
             cells[name] = Cell(printed, not_yet=column.not_yet or "")
     return Compared(row, cells, len(shown), tuple(reasons))

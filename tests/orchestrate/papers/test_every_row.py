@@ -25,7 +25,7 @@ from training.spec import Choice, TrialSpec
 
 ROWS = {row.id: row for one in sheet.all_sheets() for row in one.rows}
 TRAINED = {name: row for name, row in ROWS.items() if row.sections is not None}
-STEPS, BATCH = 2, 4
+STEPS, SEARCH, BATCH = 2, 1, 4
 NARROW = {"resnet": {"width": 4}, "preact": {"width": 4}, "wrn": {"width": 2}, "lbgat": {"width": 4}}
 # Networks that no paper's numbers depend on are what they are.
 SMALL = ("toy-mlp", "mlp", "small-cnn")
@@ -105,7 +105,7 @@ def narrow(spec: TrialSpec) -> TrialSpec:
     facts = spec.dump()
     facts["model"] |= _width(spec.model)
     facts["train"] |= {"batch_size": BATCH}
-    facts["attack"]["steps"] = STEPS
+    facts["attack"]["steps"] = SEARCH + ("fat" in spec.method.with_)  # FAT ends searches early
     facts["data"] |= {
         "val": 0.25,
         "augment": "none" if spec.data.augment == "resized-crop" else spec.data.augment,
@@ -136,13 +136,9 @@ def training_of(spec: TrialSpec, folder: Path) -> Training:
     data = Dataset(
         Images(*images(4 * BATCH), extra), Images(*images(BATCH)), classes, middle, middle, spec.data.name
     )
-    helpers = {}
-    for helper in build_method(spec.method, spec.attack).helpers:
+    method, helpers = build_method(spec.method, spec.attack), {}
+    for helper in method.helpers:
         torch.manual_seed(1)
-        head = (
-            build_method(spec.method, spec.attack).head
-            if helper == build_method(spec.method, spec.attack).start
-            else None
-        )
+        head = method.head if helper == method.start else None
         helpers[helper.name] = build_model(spec.model, shape, classes, middle, middle, head).eval()
     return Training(spec, data, folder, "k", torch.device("cpu"), helpers)
