@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from clusters.base import Cluster
+    from clusters.slurm import SlurmCluster
 
 
 def open(name: str, folder: Path) -> Cluster:
@@ -14,6 +15,19 @@ def open(name: str, folder: Path) -> Cluster:
     from clusters.local import LocalCluster
     from training.errors import UserError
 
-    if name != "local":
-        raise UserError(f"--cluster: there is no cluster '{name}'; there is: local")
-    return LocalCluster(folder)
+    if name == "local":
+        return LocalCluster(folder)
+    kind, _, profile = name.partition(":")
+    if kind != "slurm":
+        raise UserError(f"--cluster: there is no cluster '{name}'; there is: local, slurm:PROFILE")
+    if not profile:
+        raise UserError("--cluster slurm: say which profile, like slurm:lab or slurm:./lab.yaml")
+    return open_slurm(folder, profile)
+
+
+def open_slurm(folder: Path, profile: str = "") -> SlurmCluster:
+    """Slurm, by a profile's name or path; with none, only to look after jobs that are there. Raises UserError."""
+    from clusters import profile as profiles
+    from clusters.slurm import SlurmCluster
+
+    return SlurmCluster(folder, profiles.read(profile) if profile else None)

@@ -23,6 +23,7 @@ class State(StrEnum):
     ENDED = "ended"
     KILLED = "killed"
     CANCELLED = "cancelled"
+    LOST = "lost"  # taken away by its cluster: preempted, out of time, a node that failed
     GONE = "gone"
 
     @property
@@ -43,6 +44,7 @@ class Job:
         gpus: GPUs it may use; 0 hides them from it.
         log: the file that its output is appended to.
         env: what it finds in its environment besides.
+        sweep: on whose behalf it runs.
     """
 
     key: str
@@ -52,6 +54,7 @@ class Job:
     gpus: float
     log: Path
     env: Mapping[str, str] = field(default_factory=dict)
+    sweep: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,34 @@ class Request:
 
 @dataclass(frozen=True)
 class Handle:
-    """A submitted job. ``process`` is its process where the cluster starts one itself."""
+    """A submitted job.
+
+    Args:
+        cluster: its name, as ``clusters.open`` takes it.
+        id: the cluster's name for the job.
+        process: its process, where the cluster starts one itself.
+        key, sweep, nonce: of which job, on whose behalf, and which submission it was, where it outlives its submitter.
+    """
 
     cluster: str
     id: str
     process: Process | None = None
+    key: str = ""
+    sweep: str = ""
+    nonce: str = ""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a cluster gives a job that does not say what it needs, and how many jobs of a sweep at once."""
+
+    cpus: float
+    gpus: float
+    parallel: int
+
+
+class Unavailable(RuntimeError):
+    """The cluster does not answer now. What is asked may or may not have happened; ask again later."""
 
 
 class Cluster(Protocol):
@@ -81,20 +107,41 @@ class Cluster(Protocol):
 
     name: str
 
+    @property
+    def share(self) -> Share | None:
+        """None where a job runs beside its submitter, on what that was given, and ends with it.
+
+        Elsewhere a job outlives its submitter, and is known again by its sweep (``Handle.sweep``).
+        """
+
     def plan(self, job: Job) -> Request:
         """What ``submit`` would do, without doing it."""
 
     def submit(self, request: Request) -> Handle:
-        """Start the job. The caller makes sure that nobody else submits the same key meanwhile."""
+        """Start the job. The caller makes sure that nobody else submits the same key meanwhile.
+
+        Raises:
+            UserError: the cluster will not have it, now or later.
+            Unavailable: it may have it later, or has it already: ``find`` tells.
+        """
 
     def find(self, key: str) -> Handle | None:
-        """The live job of this key, whoever submitted it; None when there is none that this process can see."""
+        """The live job of this key, whoever submitted it; None when there is none that this process can see.
+
+        Raises Unavailable when that cannot be told.
+        """
 
     def state(self, handle: Handle) -> State:
         """How the job is now."""
 
     def stop(self, handle: Handle, grace_s: float) -> None:
         """Ask the job to end, and make it end after ``grace_s`` seconds. Returns when it has."""
+
+    def printed(self, handle: Handle) -> Path | None:
+        """Where there is what a job printed before its command began; None when it is in the job's log."""
+
+
+STOPPED = 76  # exit code of a job that ended because it was asked to, and can go on
 
 
 def intend(directory: Path) -> str:

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from clusters.base import STOPPED
 from orchestrate.events import EventWriter, story
 from orchestrate.locks import Lock, LockHeld
 from orchestrate.runs import Runs, TrialDir, read_yaml
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from training.data import Dataset
     from training.spec import TrialSpec
 
-FINISHED, FAILED, HELD, STOPPED = 0, 1, 75, 76  # exit codes; 75 is sysexits' "try again later"
+FINISHED, FAILED, HELD = 0, 1, 75  # exit codes, and STOPPED; 75 is sysexits' "try again later"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, or the largest file that is allowed
 GRACE_S = 30.0  # most time between being asked to end and having ended
 _LOOK_S = 0.5  # between two looks at the stop file

@@ -1,0 +1,186 @@
+"""Slurm: every trial is a job of its own, submitted through submitit, which outlives whoever submitted it.
+
+A job is known by its number and by the directory it works in, which is its trial's. How it is is told by a note in that
+directory once it has ended, and by Slurm before that, which is asked for all jobs at once (see
+:mod:`clusters.slurm_queue`). What a job does about Slurm's signals: :mod:`clusters.slurm_body`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from clusters.base import Handle, Job, Request, Share, State, Unavailable, intend, record, recorded
+from clusters.profile import Profile
+from clusters.slurm_body import Body, directory_of_notes
+from clusters.slurm_queue import Listed, Queue
+from clusters.slurm_script import command_of, environment, executor
+from training.errors import UserError
+
+NAME = "slurm"
+_NOT_NOW = (  # what sbatch says when it may have the job later, or has it without having said so
+    "Unable to contact",
+    "timed out",
+    "Connection refused",
+    "temporarily unable",
+    "Resource temporarily unavailable",
+    "Zero Bytes were transmitted",
+    "MaxSubmitJob",
+    "job submit limit",
+    "job limit",
+    "currently disabled",
+)
+_FIELDS = {  # the line of a profile that sbatch complains of
+    "account": "account",
+    "partition": "partition",
+    "qos": "qos",
+    "gres": "gpus",
+    "feature": "constraint",
+    "constraint": "constraint",
+    "reservation": "reservation",
+    "memory": "memory",
+    "time limit": "time",
+    "node configuration": "cpus",
+    "cpu count": "cpus",
+    "mail": "mail",
+}
+
+
+@dataclass(frozen=True)
+class SlurmRequest(Request):
+    """A job with its script."""
+
+    script: str = ""
+
+    def __str__(self) -> str:
+        return f"sbatch <<'END'\n{self.script}END\nwhich runs: {super().__str__()}"
+
+
+class SlurmCluster:
+    """Jobs of one user on one site.
+
+    Args:
+        folder: holds one directory per job, named by the job's key; on a disk that the nodes see too.
+        profile: how jobs are submitted; None to look after jobs only.
+    """
+
+    def __init__(self, folder: Path, profile: Profile | None = None) -> None:
+        self.folder, self.profile = folder.resolve(), profile
+        self.name = NAME if profile is None else f"{NAME}:{profile.file}"
+        self.queue = Queue(self.folder, *((profile.poll, profile.accounting) if profile else ()))
+        self.share = (
+            Share(1, 0, 1) if profile is None else Share(profile.cpus, profile.gpus, profile.parallel)
+        )
+
+    def plan(self, job: Job) -> SlurmRequest:
+        """The script that would be submitted; its nonce is made at submission."""
+        assert self.profile is not None
+        script = executor(self.profile, job, "NONCE").text()
+        return SlurmRequest(job, job.command, environment(self.profile, job), script)
+
+    def submit(self, request: Request) -> Handle:
+        """Submit the job, and write its number down."""
+        assert self.profile is not None
+        job, requeue = request.job, self.profile.requeue
+        nonce = intend(job.directory)
+        body = Body(command_of(job), job.log, job.directory, nonce, requeue.allowed, requeue.warning * 0.75)
+        try:
+            submitted = executor(self.profile, job, nonce).submit(body)
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise self._refusal(" ".join(str(error).split())) from None
+        handle = Handle(self.name, submitted.job_id, key=job.key, sweep=job.sweep, nonce=nonce)
+        self.queue.watch(handle.id, job.directory)
+        record(job.directory, nonce, handle)
+        return handle
+
+    def find(self, key: str) -> Handle | None:
+        """The recorded job if it lives, or a live one whose submitter died before it had written its number down."""
+        handle = recorded(self.folder / key)
+        if handle is not None:
+            ours = handle.cluster.partition(":")[0] == NAME and _code(self.folder, handle) is None
+            return handle if ours and self.queue.live_at(handle.id, self.folder / key) else None
+        if not (self.folder / key / "job.json").exists():
+            return None
+        for job in self.queue.listed():
+            if job.state.live and job.place == str(self.folder / key):
+                handle = self.handle(job)
+                self.queue.watch(job.id, self.folder / key)
+                record(self.folder / key, handle.nonce, handle)
+                return handle
+        return None
+
+    def state(self, handle: Handle) -> State:
+        """As its directory says, once it has ended; else as Slurm said when it was last asked."""
+        code = _code(self.folder, handle)
+        if code is not None:
+            return State.KILLED if code < 0 else State.ENDED
+        return self.queue.state(handle.id, self.folder / handle.key)
+
+    def stop(self, handle: Handle, grace_s: float) -> None:
+        """SIGTERM, and ``scancel`` after ``grace_s`` seconds. Returns when it has ended, or Slurm was told."""
+        self.stop_all([handle], grace_s)
+
+    def stop_all(self, handles: Sequence[Handle], grace_s: float) -> None:
+        """Ask these jobs to end, all at once, and make those end that still live after ``grace_s`` seconds."""
+        with contextlib.suppress(Unavailable):
+            self.tell(handles)
+        began = asked = time.monotonic()
+        left = list(handles)
+        while left and time.monotonic() < began + grace_s:
+            time.sleep(0.1)
+            left = [handle for handle in left if _code(self.folder, handle) is None]
+            if left and time.monotonic() > asked + 1:  # a job that waited leaves no note
+                asked = time.monotonic()
+                with contextlib.suppress(Unavailable):
+                    live = {job.id for job in self.queue.listed() if job.state.live}
+                    left = [handle for handle in left if handle.id in live]
+        with contextlib.suppress(Unavailable):
+            self.cancel([handle.id for handle in left])
+
+    def tell(self, handles: Sequence[Handle]) -> None:
+        """Ask these jobs to end, with two commands for all; does not wait. Raises Unavailable."""
+        for handle in handles:
+            (directory_of_notes(self.folder / handle.key) / f"{handle.nonce}.stop").touch()
+        self.queue.tell([handle.id for handle in handles])
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """``scancel`` those of these jobs that are ours at this moment. Raises Unavailable."""
+        if ids:
+            live = {job.id for job in self.queue.listed() if job.state.live}
+            self.queue.cancel([id for id in ids if id in live])
+            self.queue.expire()
+
+    def live(self, sweep: str) -> list[Listed]:
+        """The sweep's jobs that run or wait, recorded or not. Raises Unavailable."""
+        return [job for job in self.queue.listed() if job.state.live and job.says("sweep") == sweep]
+
+    def handle(self, job: Listed) -> Handle:
+        """The handle of a job that Slurm lists."""
+        return Handle(self.name, job.id, None, job.says("key"), job.says("sweep"), job.says("nonce"))
+
+    def printed(self, handle: Handle) -> Path | None:
+        """What its setup lines and submitit said."""
+        return self.folder / handle.key / "slurm" / f"{handle.id}_0_log.err"
+
+    def _refusal(self, said: str) -> Exception:
+        """What sbatch's words come to: not now, or never, and then by which line of the profile."""
+        assert self.profile is not None
+        if any(sign.lower() in said.lower() for sign in _NOT_NOW):
+            return Unavailable(f"sbatch: {said}")
+        words = said.rpartition("error: ")[2]
+        field = next((field for sign, field in _FIELDS.items() if sign in words.lower()), None)
+        place = self.profile.line_of(field) if field else str(self.profile.file)
+        return UserError(f"{place}: Slurm does not accept the job: {words}")
+
+
+def _code(folder: Path, handle: Handle) -> int | None:
+    """The exit code that a job left in its directory; None when it left none."""
+    try:
+        return int((folder / handle.key / "slurm" / f"{handle.nonce}.ended").read_text())
+    except (FileNotFoundError, ValueError):
+        return None

@@ -1,0 +1,274 @@
+"""What Slurm says of our jobs, asked once for all of them.
+
+Hundreds of trials are followed by as many processes on one head node. They share one answer of ``squeue``, kept in a
+private folder of this machine, and whoever finds it too old asks for all. A job that ``squeue`` does not list any more
+is looked up with ``sacct``, all such jobs in one question, until its end is known; where there is no accounting
+``squeue`` alone has to do. Slurm not answering changes nothing of what is known.
+
+A job is ours when its comment says so and it works in a directory of our folder; a number alone proves nothing, as
+Slurm uses numbers again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clusters.base import State, Unavailable
+
+MARK = "parapet"  # what the comments of our jobs begin with
+ANSWER_S = 30.0  # for Slurm to answer a question
+SETTLE_S = 30.0  # for sacct to know of an end that squeue knows of already
+_FORMAT = "%i|%T|%k|%j|%Z"
+
+_WAITING = {
+    "PENDING",
+    "CONFIGURING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "REQUEUE_FED",
+    "SPECIAL_EXIT",
+    "RESV_DEL_HOLD",
+}
+_ENDS = {
+    "COMPLETED": State.ENDED,
+    "FAILED": State.ENDED,
+    "CANCELLED": State.CANCELLED,
+    "OUT_OF_MEMORY": State.KILLED,
+    "PREEMPTED": State.LOST,
+    "NODE_FAIL": State.LOST,
+    "BOOT_FAIL": State.LOST,
+    "TIMEOUT": State.LOST,
+    "DEADLINE": State.LOST,
+    "REVOKED": State.LOST,
+    "UNKNOWN": State.GONE,
+}
+
+
+def state_of(word: str) -> State:
+    """What Slurm's word for a state comes to; it may go on, like ``CANCELLED by 1000``."""
+    first = word.split()[0].rstrip("+") if word.split() else "UNKNOWN"
+    return State.WAITING if first in _WAITING else _ENDS.get(first, State.RUNNING)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A job of ours that ``squeue`` lists. ``comment`` is ``parapet sweep=NAME key=KEY nonce=NONCE``."""
+
+    id: str
+    state: State
+    comment: str
+    name: str
+    place: str
+
+    def says(self, field: str) -> str:
+        """A field of the comment; empty when it has none."""
+        words = dict(word.partition("=")[::2] for word in self.comment.split())
+        return words.get(field, "")
+
+
+@dataclass
+class Answer:
+    """What is known. ``at`` is when, on this machine's clock that is never set (CLOCK_MONOTONIC)."""
+
+    at: float = -1.0
+    tried: float = -1.0  # when it was last asked, whether or not it answered
+    jobs: dict[str, list[str]] = field(default_factory=dict)
+    ends: dict[str, str] = field(default_factory=dict)  # of jobs that are watched: Slurm's word
+    watched: dict[str, str] = field(
+        default_factory=dict
+    )  # the places of jobs whose end somebody wants to know
+    missed: dict[str, float] = field(default_factory=dict)  # when a watched job was first not listed
+
+
+class Queue:
+    """Our part of Slurm's queue.
+
+    Args:
+        folder: jobs work in its directories.
+        period_s: how old an answer may be.
+        accounting: is there sacct?
+    """
+
+    def __init__(self, folder: Path, period_s: float = 10.0, accounting: bool = True) -> None:
+        self.folder, self.period_s, self.accounting = folder.resolve(), period_s, accounting
+        told_by = f"{self.folder}\n{os.environ.get('SLURM_CONF', '')}"
+        shared = Path(tempfile.gettempdir()) / f"parapet-slurm-{os.getuid()}"
+        shared.mkdir(mode=0o700, exist_ok=True)
+        if shared.stat().st_uid != os.getuid():
+            raise PermissionError(13, "belongs to somebody else", str(shared))
+        self._file = shared / f"{hashlib.sha256(told_by.encode()).hexdigest()[:16]}.json"
+        self._seen: dict[str, float] = {}
+
+    def listed(self, fresh: bool = True) -> list[Listed]:
+        """Our jobs that Slurm lists, ended ones among them. Raises Unavailable when a fresh answer cannot be had."""
+        answer = self._answer(time.monotonic() if fresh else time.monotonic() - self.period_s, must=True)
+        return [Listed(id, state_of(word), *rest) for id, (word, *rest) in answer.jobs.items()]
+
+    def live_at(self, id: str, place: Path) -> bool:
+        """Is this job live in that directory? A job that is heard of for the first time is asked for at once."""
+        since = self._seen.setdefault(id, time.monotonic())
+        answer = self._answer(max(since, time.monotonic() - self.period_s), must=True)
+        word = self._word(answer, id, place)
+        return word is not None and state_of(word).live
+
+    def watch(self, id: str, place: Path) -> None:
+        """Remember that the end of this job, just submitted, is of interest."""
+        self._seen[id] = time.monotonic()
+        with self._locked():
+            answer = self._read()
+            answer.watched[id] = str(place.resolve())
+            answer.ends.pop(id, None)  # of an earlier job that had this number
+            answer.missed.pop(id, None)
+            self._write(answer)
+
+    def state(self, id: str, place: Path) -> State:
+        """How a job is that ``watch`` was called for; what was last known, where Slurm does not answer."""
+        since = self._seen.setdefault(id, time.monotonic())
+        answer = self._answer(time.monotonic() - self.period_s)
+        word = self._word(answer, id, place)
+        if word is not None:
+            return state_of(word)
+        if answer.at <= since:
+            return State.WAITING
+        if id in answer.ends:
+            return state_of(answer.ends[id])
+        if id not in answer.watched:
+            self.watch(id, place)
+        return State.RUNNING  # it has ended; how is not known yet
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """End jobs; those in the queue leave it."""
+        if ids:
+            self._scancel(*ids)
+
+    def tell(self, ids: Sequence[str]) -> None:
+        """Send jobs SIGTERM, and take those that still wait out of the queue."""
+        if ids:
+            self._scancel("--signal=TERM", *ids)
+            self._scancel("--state=PENDING", *ids)
+
+    def expire(self) -> None:
+        """Let the next question be asked, however new the last answer is."""
+        with self._locked():
+            answer = self._read()
+            answer.at = answer.tried = -1.0
+            self._write(answer)
+
+    def _word(self, answer: Answer, id: str, place: Path) -> str | None:
+        job = answer.jobs.get(id)
+        return job[0] if job is not None and job[3] == str(place.resolve()) else None
+
+    def _answer(self, newer_than: float, must: bool = False) -> Answer:
+        """An answer that is not older, if Slurm gives one; Unavailable when it ``must`` be and is not."""
+        answer = self._read()
+        if answer.at > newer_than:
+            return answer
+        pause = 0.0 if must else self.period_s
+        began = time.monotonic()
+        with self._locked():
+            answer = self._read()  # another may have asked, in vain perhaps, while we waited
+            if answer.at <= newer_than and answer.tried <= began - pause:
+                answer.tried = time.monotonic()
+                with contextlib.suppress(Unavailable):
+                    self._ask(answer)
+                self._write(answer)
+        if must and answer.at <= newer_than:
+            raise Unavailable("squeue does not answer")
+        return answer
+
+    def _ask(self, answer: Answer) -> None:
+        now = time.monotonic()
+        user = f"--user={getpass.getuser()}"
+        text = _command("squeue", "--noheader", user, "--states=all", f"--format={_FORMAT}")
+        jobs = {}
+        for line in text.splitlines():
+            id, word, rest = line.split("|", 2)
+            if rest.startswith(f"{MARK} "):
+                comment, name, place = rest.split("|", 2)
+                if Path(place).parent == self.folder:
+                    jobs[id] = [word, comment, name, place]
+        answer.at, answer.jobs = now, jobs
+        open_ = {id: place for id, place in answer.watched.items() if id not in answer.ends}
+        for id, place in open_.items():
+            if id in jobs and jobs[id][3] == place:
+                answer.missed.pop(id, None)
+                if not state_of(jobs[id][0]).live:
+                    answer.ends[id] = jobs[id][0]
+            else:
+                answer.missed.setdefault(id, now)
+        self._account(answer, [id for id in open_ if id in answer.missed and id not in answer.ends], now)
+
+    def _account(self, answer: Answer, ids: list[str], now: float) -> None:
+        """Look up the ends of jobs that squeue does not list any more."""
+        if ids and self.accounting:
+            with contextlib.suppress(Unavailable):
+                text = _command(
+                    "sacct",
+                    "--noheader",
+                    "--parsable2",
+                    "--allocations",
+                    f"--jobs={','.join(ids)}",
+                    "--format=JobIDRaw,State,WorkDir",
+                )
+                for line in text.splitlines():
+                    id, word, place = line.split("|", 2)
+                    if place == answer.watched.get(id) and not state_of(word).live and word != "UNKNOWN":
+                        answer.ends[id] = word
+        for id in ids:
+            if id not in answer.ends and (not self.accounting or now - answer.missed[id] > SETTLE_S):
+                answer.ends[id] = "UNKNOWN"
+
+    def _scancel(self, *words: str) -> None:
+        """That a job has ended already is no failure, though scancel calls it one."""
+        try:
+            _command("scancel", *words)
+        except Unavailable as error:
+            if "contact" in str(error) or "timed out" in str(error):
+                raise
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone on the shared answer, among the processes of this machine."""
+        with self._file.with_suffix(".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _read(self) -> Answer:
+        try:
+            facts: dict[str, Any] = json.loads(self._file.read_text())
+        except (FileNotFoundError, ValueError):
+            return Answer()
+        answer = Answer(**facts)
+        if (
+            answer.at > time.monotonic() or answer.tried > time.monotonic()
+        ):  # of before this machine was restarted
+            return Answer()
+        return answer
+
+    def _write(self, answer: Answer) -> None:
+        draft = self._file.with_suffix(f".{os.getpid()}.tmp")
+        draft.write_text(json.dumps(vars(answer)))
+        draft.replace(self._file)
+
+
+def _command(*words: str) -> str:
+    """What a command of Slurm prints. Raises Unavailable."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=ANSWER_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"{words[0]}: {error}") from None
+    if done.returncode:
+        raise Unavailable(f"{words[0]}: {' '.join(done.stderr.split())[:300]}")
+    return done.stdout
