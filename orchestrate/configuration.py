@@ -6,6 +6,7 @@ is a tag of every tracked run (``parapet.configuration``), by which a paper's ro
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,9 +44,16 @@ def of(spec: TrialSpec) -> tuple[TrialSpec, str]:
     Helpers that ``spec`` says nothing of, or how to train, are resolved with it; those given as trained networks are
     :data:`GIVEN`. Raises UserError as :func:`training.resolve.resolve`.
     """
+    return _of(spec.model_dump_json(by_alias=True))
+
+
+@functools.lru_cache(maxsize=4096)
+def _of(text: str) -> tuple[TrialSpec, str]:
+    """Asked again and again of the same rows of a table."""
     from orchestrate.helpers import is_reference
     from training.resolve import helper_spec, needed_helpers, resolve
 
+    spec = TrialSpec.model_validate_json(text)
     resolved = resolve(spec, "")
     helpers: dict[str, str] = {}
     for needed in needed_helpers(resolved):

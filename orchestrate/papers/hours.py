@@ -79,12 +79,13 @@ def total(rows: Iterable[Row]) -> float:
 
 def of_spec(spec: TrialSpec) -> float | None:
     """GPU-hours of one training; None for a data set of unknown size."""
-    from training.resolve import cost, resolve
+    from orchestrate import configuration
+    from training.resolve import cost
 
     data = DATA.get(spec.data.name)
     if data is None:
         return None
-    resolved = resolve(spec, "")
+    resolved, _ = configuration.of(spec)
     images = data.train if spec.data.train_size is None else min(data.train, spec.data.train_size)
     work = cost(resolved, images) * _multiplications(resolved.model.model_dump_json(), data)
     return work / _rate("wrn-34-10" if "wrn" in spec.model.name else "resnet18") / 3600

@@ -82,8 +82,7 @@ def find(runs: Runs, sheets: Iterable[Sheet]) -> dict[str, list[Ours]]:
         for client, run in _finished(runs):
             tags = run.data.tags
             full = rows_of.get(tags.get("parapet.configuration", ""), [])
-            named = {name.removeprefix(TAG): text for name, text in tags.items() if name.startswith(TAG)}
-            other = {row: text for row, text in named.items() if row in wanted and row not in full}
+            other = {row: tags[tag_of(row)] for row in wanted if tag_of(row) in tags and row not in full}
             if not full and not other:
                 continue
             ours = _read(client, run, Path(scratch))
@@ -95,6 +94,11 @@ def find(runs: Runs, sheets: Iterable[Sheet]) -> dict[str, list[Ours]]:
                 scaled = text if text != FULL else "another version of the row"
                 found[name].setdefault(ours.key, replace(ours, scaled=scaled))
     return {name: sorted(by_key.values(), key=lambda o: (o.seed, o.key)) for name, by_key in found.items()}
+
+
+def tag_of(row: str) -> str:
+    """The tag of a run that was made for a row. (MLflow takes no ``+`` in names.)"""
+    return f"{TAG}{row.replace('+', ':')}"
 
 
 def configuration_of(row: Row) -> str:

@@ -6,13 +6,14 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from evaluation.spec import EvaluationSpec
 from orchestrate import configuration, sweep_file
-from orchestrate.papers.ours import FULL, TAG, configuration_of
+from orchestrate.papers.ours import FULL, configuration_of, tag_of
 from orchestrate.papers.sheet import UNKNOWN, Row, Sheet
 from orchestrate.sweep_file import Sweep
 from training.errors import UserError
@@ -66,7 +67,8 @@ def plan(
     _refuse_spaces(sweep, source)
     kept = []
     for index, row in enumerate(able):
-        lacking = [f for f, value in flatten(sweep.template(index)).items() if value == UNKNOWN]
+        said = flatten(sweep.template(index))  # paths are absolute by now
+        lacking = [field for field in row.given.needs if Path(str(said.get(field, ""))).name == UNKNOWN]
         if lacking:
             left_out += [f"{row.id}: needs {field}=FILE ({row.given.needs[field]})" for field in lacking]
         else:
@@ -80,7 +82,7 @@ def plan(
         row = able[index]
         repeats = evaluated and _configuration(sweep, index) == configuration_of(row)
         scaled += [] if repeats else [row]
-        trials.append(dict(sweep.trials[index]) | {"tags": {f"{TAG}{row.id}": FULL if repeats else told}})
+        trials.append(dict(sweep.trials[index]) | {"tags": {tag_of(row.id): FULL if repeats else told}})
     return Planned(
         sweep.model_copy(update={"trials": tuple(trials)}),
         tuple(able[index] for index in kept),

@@ -2,7 +2,7 @@
 
 Printed: a mean of n trainings with their standard deviation s (its 95 % interval is t(n-1) s / sqrt(n)), or with a
 95 % interval of its own, or a number alone. Ours: the mean over seeds, with a 95 % interval of two parts that are
-added in quadrature: between seeds, t(m-1) s / sqrt(m), and over test images drawn anew, 1.96 sqrt(p (1-p) / N). One
+added in quadrature: between seeds, t(m-1) s / sqrt(m), and over test images drawn anew, Wilson's interval. One
 seed says nothing of the spread between seeds; then the paper's own spread stands in, where it prints one. They agree
 where the difference is no larger than both intervals in quadrature.
 """
@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from evaluation.front import wilson
 from orchestrate.papers.ours import Ours
 from orchestrate.papers.sheet import Printed, Row, Sheet, Spread
-
-Z = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,8 @@ def cell(printed: Printed | None, spread: Spread, values: Sequence[float], image
         seeds = _t(len(values) - 1) * sd / math.sqrt(len(values))
     elif printed is not None and (theirs := per_run_sd(printed, spread)) is not None:
         seeds = _t(spread.runs - 1) * theirs
-    drawn = 100 * Z * math.sqrt(mean / 100 * (1 - mean / 100) / images)
+    low, high = wilson(mean / 100, images)
+    drawn = 50 * (high - low)
     half = math.hypot(seeds, drawn)
     tolerance = math.hypot(half, half_of(printed, spread)) if printed else half
     return Cell(printed, mean, sd, half, tolerance, len(values), images)
