@@ -18,6 +18,7 @@ from orchestrate.cli.common import RunsOption
 from orchestrate.cli.keep import clean
 from orchestrate.cli.look import front, logs, ls, show, ui
 from orchestrate.cli.networks import evaluate, export
+from orchestrate.cli.reproduce import reproduce
 from orchestrate.cli.sweeping import retry, stop, sweep, train
 from orchestrate.cli.writing import init, schema
 from training.errors import UserError
@@ -25,7 +26,7 @@ from training.errors import UserError
 USAGE = 2  # exit code of a user's mistake
 PANELS = {
     "Write": (init, schema, methods),
-    "Run": (sweep, train, retry, stop),
+    "Run": (sweep, train, retry, stop, reproduce),
     "Look": (ls, show, logs, front, ui),
     "One network": (evaluate, export),
     "Make room": (clean,),

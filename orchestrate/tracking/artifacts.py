@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrate.events import Story
-from orchestrate.runs import TrialDir
+from orchestrate.runs import Runs, TrialDir
 from orchestrate.tracking.origin import Origin
 
 LOG_TAIL = 64 * 2**10  # bytes
@@ -49,7 +49,7 @@ def from_bytes(path: str, content: bytes) -> Artifact:
 def of_trial(trial: TrialDir, story: Story, origin: Origin | None, large: bool) -> Iterator[Artifact]:
     """Everything that a trial's run should hold now.
 
-    Checkpoints, curves and the log are given only when ``large``: they go on changing while it trains.
+    Checkpoints, helpers, curves and the log are given only when ``large``: they go on changing while it trains.
     """
     if trial.spec_file.exists():
         yield from_file("spec.yaml", trial.spec_file)
@@ -61,6 +61,7 @@ def of_trial(trial: TrialDir, story: Story, origin: Origin | None, large: bool) 
         yield from_file(f"outcomes/{outcome.name}", outcome)
     if not large:
         return
+    yield from _helpers(trial)
     for name in ("best.pt", "last.pt"):
         if (trial.checkpoints / name).exists():
             yield from_file(f"checkpoints/{name}", trial.checkpoints / name)
@@ -69,6 +70,27 @@ def of_trial(trial: TrialDir, story: Story, origin: Origin | None, large: bool) 
     log = log_tail(trial)
     if log:
         yield from_bytes("log.txt", log)
+
+
+def _helpers(trial: TrialDir) -> Iterator[Artifact]:
+    """The trained networks that came as files: nothing else tells what the trial began from.
+
+    But for copies of tracked runs' checkpoints, which those runs have.
+    """
+    if not trial.spec_file.exists():
+        return
+    copies = Runs(trial.path.parents[1]).path / "helpers"
+    for name, place in trial.spec().helpers.items():
+        file = Path(place.get("path", ""))
+        if not file.is_file() or file.is_relative_to(copies):
+            continue
+
+        def make(folder: Path, file: Path = file, name: str = name) -> Path:
+            (folder / f"{name}.pt").symlink_to(file.absolute())
+            return folder / f"{name}.pt"
+
+        facts = file.stat()
+        yield Artifact(f"helpers/{name}.pt", [facts.st_size, facts.st_mtime_ns], make)
 
 
 def log_tail(trial: TrialDir, size: int = LOG_TAIL) -> bytes:

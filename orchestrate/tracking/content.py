@@ -146,6 +146,7 @@ def tags(story: Story, rows: Sequence[Row], sweep: str, now: Standing) -> dict[s
         "parapet.started": _iso(story.first_t) if story.first_t else "",
         "parapet.host": str(started.get("host") or ""),
         "parapet.device": str(started.get("device") or ""),
+        "parapet.threads": str(started.get("threads") or ""),
         "parapet.versions": ", ".join(f"{name} {versions[name]}" for name in sorted(versions)),
     }
     return {name: value[:LONGEST_TAG] for name, value in facts.items() if value}

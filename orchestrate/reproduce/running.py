@@ -1,0 +1,59 @@
+"""Runs a prepared script on a cluster, and shows what it prints."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import clusters
+from clusters.base import Cluster, Handle, Job
+
+POLL_S = (0.1, 2.0)  # shortest and longest pause between two looks
+GRACE_S = 10.0
+
+
+def run(job: Job, cluster: str, folder: Path) -> None:
+    """Run the job, or follow the one that lives; returns when it has ended, however that was.
+
+    Interrupted, a job on this machine is asked to end; one elsewhere goes on.
+    """
+    place = clusters.open(cluster, folder)
+    handle = place.find(job.key)
+    show = _shower(job.log)
+    if handle is None:
+        handle = place.submit(place.plan(job))
+    try:
+        _follow(place, handle, show)
+    except BaseException:
+        if place.name == "local":
+            place.stop(handle, GRACE_S)
+        raise
+    finally:
+        show()
+
+
+def _follow(place: Cluster, handle: Handle, show: Callable[[], None]) -> None:
+    pause, longest = POLL_S
+    while place.state(handle).live:
+        show()
+        time.sleep(pause)
+        pause = min(pause * 1.3, longest)
+
+
+def _shower(log: Path) -> Callable[[], None]:
+    """Prints what came to a log since the last call; what was there before is left out."""
+    offset = log.stat().st_size if log.exists() else 0
+
+    def show() -> None:
+        nonlocal offset
+        if log.exists():
+            with log.open("rb") as text:
+                text.seek(offset)
+                new = text.read()
+            offset += len(new)
+            sys.stdout.write(new.decode(errors="replace"))
+            sys.stdout.flush()
+
+    return show
