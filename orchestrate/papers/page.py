@@ -21,6 +21,10 @@ parapet papers show hat/table2                          # all columns, gains ove
 parapet papers run hat/table2 --rows cifar10 data=digits train.epochs=5 # a scaled-down try, on this laptop, in minutes
 ```
 
+![HAT Table 2: printed, and a scaled-down try on digits apart from it](papers-hat-table2.png)
+
+*`parapet papers show hat/table2` after the last of these commands: arrows lead from a baseline to a method.*
+
 ## What counts
 - **A repetition** is a finished run whose configuration is the row's (everything that is trained but the seed),
   evaluated by the column's attack on all test images. It is found in MLflow whichever sweep trained it.

@@ -68,6 +68,8 @@ class Compared:
         printed = [cell for cell in self.cells.values() if cell.printed is not None]
         if self.runs:
             return "not evaluated so"
+        if not printed:
+            return "not run (nothing legible is printed)"
         if all(cell.not_yet for cell in printed):
             return "not run (no column can be measured yet)"
         if self.row.given.needs:
