@@ -44,6 +44,40 @@ def test_pgd_is_the_straight_loop(trained, norm: str) -> None:
     assert (network(got).argmax(1) == y).float().mean() < (network(x).argmax(1) == y).float().mean()
 
 
+def test_the_step_size_may_be_given(trained) -> None:
+    network, test = trained
+    x, y, at = test.images[:20].float() / 255, test.labels[:20], torch.arange(20)
+    threat = AttackSpec(norm="linf", eps=0.1)
+    default, same, other = (
+        UntargetedPGD(threat, 3, 10, step_size=step)(network, x, y, at) for step in (None, 0.025, 0.003)
+    )
+    assert torch.equal(default, same)
+    start = x + ball_noise(ball(threat), 0, "pgd", 0, at, x)
+    assert (other - start.clamp(0, 1)).abs().max() <= 0.009 + 1e-6
+
+
+def test_of_several_restarts_the_first_that_fools_counts(trained) -> None:
+    network, test = trained
+    x, y, at = test.images[:200].float() / 255, test.labels[:200], torch.arange(200)
+    threat = AttackSpec(norm="linf", eps=0.12)
+
+    def fooled(x_adv: Tensor) -> Tensor:
+        return network(x_adv).argmax(1) != y
+
+    once, thrice = (UntargetedPGD(threat, 1, 10, restarts=n)(network, x, y, at) for n in (1, 3))
+    single = []
+    for restart in range(3):
+        start = x + ball_noise(ball(threat), 0, "pgd", restart, at, x)
+        start.requires_grad_()
+        (grad,) = torch.autograd.grad(nn.functional.cross_entropy(network(start), y, reduction="sum"), start)
+        step = start.detach() + threat.eps / 4 * grad.sign()
+        single.append(fooled(step.clamp(x - threat.eps, x + threat.eps).clamp(0, 1)))
+    assert torch.equal(fooled(once), single[0])
+    assert torch.equal(fooled(thrice), single[0] | single[1] | single[2])
+    assert fooled(thrice).sum() > fooled(once).sum()
+    assert torch.equal(thrice[fooled(once)], once[fooled(once)])
+
+
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 0.5), ("l2", 3.0)])
 def test_only_images_in_the_ball_and_in_the_range_count(norm: str, eps: float) -> None:
     threat = AttackSpec(norm=norm, eps=eps)

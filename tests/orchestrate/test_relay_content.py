@@ -78,6 +78,32 @@ def test_a_second_evaluation_is_a_second_step_and_a_repeated_one_is_not() -> Non
     assert evaluated("other", "last") == ("evaluated other", [("last/robust", 0)])
 
 
+def test_what_was_evaluated_beside_has_its_attacks_before_the_names() -> None:
+    metrics = content.Metrics()
+    event = {"event": "evaluated", "checkpoint": "last", "t": 1, "metrics": {"robust": 0.5}}
+    told = [
+        metrics.of(event | {"evaluation": "a", "beside": ""}),
+        metrics.of(event | {"evaluation": "b", "beside": "PGD-20"}),
+    ]
+    assert [[(m.name, m.step) for m in one[1]] for one in told if one] == [
+        [("last/robust", 0)],
+        [("last/PGD-20/robust", 0)],
+    ]
+
+
+def test_a_row_brings_its_tags_and_its_configuration() -> None:
+    rows = [
+        Row(0, "k", tags={"paper/x": "full"}, configuration="c", state="finished"),
+        Row(1, "k", tags={"note": "mine"}, configuration="c"),
+    ]
+    told = content.tags(Story(), rows, "s", content.Standing("RUNNING"))
+    assert {name: told[name] for name in ("paper/x", "note", "parapet.configuration")} == {
+        "paper/x": "full",
+        "note": "mine",
+        "parapet.configuration": "c",
+    }
+
+
 FAILED = {"event": "failed", "kind": "diverged", "reason": "the loss is NaN"}
 
 

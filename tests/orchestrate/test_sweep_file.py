@@ -53,6 +53,42 @@ def test_both_checkpoints_are_two_evaluations_best_first():
     assert {s.attacks for s in specs} == {("pgd", "autoattack")}
 
 
+def test_a_trial_may_tag_its_runs():
+    sweep = build(yaml.safe_load(GOOD.replace("seeds: 0}", "seeds: 0, tags: {figure: left}}")), "f")
+    assert sweep.tags_of({"trial": 0}) == {"figure": "left"}
+    assert sweep.tags_of({"trial": 1}) == {}
+    assert "tags" not in sweep.template(0)
+
+
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        ("3", "trials[0].tags: should be a section of texts, got 3"),
+        ("{parapet.key: x}", "trials[0].tags: 'parapet.key' cannot be a tag's name"),
+        ("{a+b: x}", "trials[0].tags: 'a+b' cannot be a tag's name"),
+        ("{a: 3}", "trials[0].tags.a: should be a text, got 3"),
+    ],
+)
+def test_a_wrong_tag_is_told(tmp_path, tags, told):
+    assert refused(tmp_path, GOOD.replace("seeds: 0}", f"seeds: 0, tags: {tags}}}")).startswith(told)
+
+
+def test_further_evaluations_follow_the_first_in_what_they_do_not_say():
+    also = "evaluate: {attacks: autoattack, images: 50, also: [{attacks: pgd, pgd_restarts: 2}, {checkpoint: last}]}"
+    text = GOOD.replace("evaluate: {attacks: [pgd, autoattack], checkpoint: both}", also)
+    first, pgd, last = build(yaml.safe_load(text), "f").evaluate.specs()
+    assert (first.attacks, first.checkpoint, first.images) == (("autoattack",), "best", 50)
+    assert (pgd.attacks, pgd.checkpoint, pgd.images, pgd.pgd_restarts) == (("pgd",), "best", 50, 2)
+    assert (last.attacks, last.checkpoint) == (("autoattack",), "last")
+
+
+def test_a_wrong_further_evaluation_is_told(tmp_path):
+    wrong = GOOD.replace("checkpoint: both", "also: [{attacks: pdg}]")
+    assert "no attack 'pdg' (did you mean 'pgd'?)" in refused(tmp_path, wrong)
+    misspelt = GOOD.replace("checkpoint: both", "also: [{steps: 3}]")
+    assert "evaluate.also[0].steps: unknown field" in refused(tmp_path, misspelt)
+
+
 def test_seeds_of_a_trial_win_over_the_sweeps():
     sweep = build(yaml.safe_load(GOOD), "x")
     assert sweep.seeds_of({"trial": 0}) == (0,)
