@@ -182,6 +182,7 @@ def _judge(store: Store, original: Original, made: Reproduction, limits: Toleran
         why = f" ({failure['kind']}: {failure['reason']})" if failure else ""
         print(f"it has not come to its end{why}, so there is nothing to compare; it printed {made.log}")
         return 1
+    store.fetch_results(original, made.folder / "original")
     comparison = compare(original, made.folder / "original", made.trial, limits)
     write_whole(made.folder / "comparison.md", showing.markdown(comparison, original, made))
     facts = json.dumps(showing.facts(comparison, original, made), indent=1)

@@ -121,13 +121,13 @@ def script(
         "# `sh batch.sh` and `sbatch batch.sh` do the same. What is complete is not done again, and what was",
         "# interrupted goes on. When it has run:",
         f"# {_line(then)}",
-        "set -eu",
         "",
         "# This folder, and a Python with the packages of environment.txt. Change the lines when they move.",
         f"here={shlex.quote(str(folder))}",
         f"python={shlex.quote(settings.python)}",
     ]
-    body = [*(["", "# The site's own.", *at.setup] if at.setup else []), "", *_environment(settings), "", RUN]
+    site = ["", "# The site's own.", *at.setup] if at.setup else []
+    body = [*site, "", "set -eu", *_environment(settings), "", RUN]
     where = 'import orchestrate.trial as code; print("code      ", code.__file__)'
     body += [
         "",

@@ -55,12 +55,13 @@ def ask(trial: TrialDir, source: Path, settings: Settings) -> Answer:
         text=True,
         env=os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"} | hidden,
     )
-    if done.returncode:
-        last = done.stderr.strip().rpartition("\n")[2]
+    said = done.stdout.strip().rpartition("\n")[2]
+    if done.returncode or not said:
+        last = done.stderr.strip().rpartition("\n")[2] or "it says nothing"
         if last.startswith("mistake: "):
             raise UserError(f"{last.removeprefix('mistake: ')} (--data-root says where the images lie)")
         raise UserError(f"source: what was logged cannot be run by {settings.python}: {last}")
-    return Answer(**json.loads(done.stdout.strip().rpartition("\n")[2]))
+    return Answer(**json.loads(said))
 
 
 def expect(answer: Answer, key: str, source: Path, settings: Settings, data: str) -> None:

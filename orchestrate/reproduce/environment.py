@@ -23,14 +23,13 @@ def lock_of(python: str) -> str:
             (python, "-P", "-c", LOCK),
             capture_output=True,
             text=True,
-            check=True,
             env=os.environ | {"PYTHONPATH": str(OURS)},
         )
     except OSError as error:
         raise UserError(f"--python: {python} cannot be run: {error.strerror}") from None
-    except subprocess.CalledProcessError as error:
-        last = error.stderr.strip().rpartition("\n")[2]
-        raise UserError(f"--python: {python} is no interpreter that can run parapet: {last}") from None
+    if done.returncode or not done.stdout.startswith("# python"):
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise UserError(f"--python: {python} is no interpreter that can run parapet{last and f': {last}'}")
     return done.stdout
 
 

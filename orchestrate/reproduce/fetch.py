@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
+SWEEP = "parapet.sweep."  # of a trial's run, before the name of a sweep that wants it
 NEAREST = 3  # ids that are shown when one is unknown
 SHORTEST = 4  # characters of a beginning that may stand for an id
 
@@ -91,6 +93,19 @@ class Store:
 
         found = sorted(self._search(f"tags.`parapet.key` = '{key}'"), key=order)
         return str(found[0].info.run_id) if found else None
+
+    def fetch_results(self, original: Original, into: Path) -> None:
+        """Copies of the checkpoints and outcomes of a trial, in ``into`` as it is made anew."""
+        shutil.rmtree(into, ignore_errors=True)
+        for kind in ("checkpoints", "outcomes"):
+            for path in self.files(original.run, kind):
+                self.fetch(original.run, path, into / kind)
+
+    def sweeps(self, original: Original) -> list[str]:
+        """The runs of all sweeps that wanted a trial, that which it is below first."""
+        names = [name.removeprefix(SWEEP) for name in original.tags if name.startswith(SWEEP)]
+        found = [run for name in names for run in self._search(f"tags.`parapet.sweep` = {_quoted(name)}")]
+        return list(dict.fromkeys([*filter(None, [original.parent]), *(run.info.run_id for run in found)]))
 
     def files(self, run: str, folder: str = "") -> list[str]:
         """The paths of a run's files in one of its folders; none when it has no such folder."""
@@ -180,3 +195,8 @@ def _expect_training(called: str, key: str, run: Run) -> None:
         raise UserError(f"{called}: is no trial of parapet's (it has no tag parapet.key)")
     if "loss" not in run.data.metrics:
         raise UserError(f"{called}: holds no training, so there is nothing to train again")
+
+
+def _quoted(text: str) -> str:
+    """A text in a search: sweeps' names hold no quotes, and a store's are not trusted to be sweeps'."""
+    return "'" + text.replace("'", "").replace("\\", "") + "'"

@@ -87,7 +87,7 @@ class Placing:
         here = os.environ.get(ROOT_VARIABLE)
         if self.data_root is not None:
             data["root"] = str(self.data_root)
-        elif here and not (data.get("root") and Path(data["root"]).is_dir()):
+        elif here and not (data.get("root") and Path(data["root"]).exists()):
             data["root"] = str(Path(here).expanduser().absolute())
         extra = data.get("extra")
         if extra and data.get("root") and not Path(extra["path"]).exists():

@@ -8,7 +8,7 @@
       environment.txt                     what was installed then; environment-differences.txt: what is other now
       batch.sh, log.txt                   the script, and what it printed
       runs/                               a RUNS of its own, which the script works in
-      original/                           checkpoints and outcomes of the tracked run, to compare with
+      original/                           checkpoints and outcomes of the tracked run, once they are compared
       reproduction.json                   of which run, how, and what was found on the way
       comparison.json, comparison.md      the verdict
 """
@@ -159,7 +159,6 @@ class _Preparation:
         settings, cpus, gpus = self._settings(not found.whole)
         settings = self._check(placed, found, settings)
         write_whole(self.folder / "spec.yaml", yaml.safe_dump(placed.spec, sort_keys=False))
-        self._fetch_original()
         made = Reproduction(
             folder=self.folder,
             run=self.original.run,
@@ -191,8 +190,8 @@ class _Preparation:
     def _source(self, origin: Mapping[str, Any]) -> source.Source:
         name = origin.get("source") or ""
         archive = None
-        if name and self.original.parent:
-            archive = self.store.fetch(self.original.parent, f"source/{name}", self.scratch)
+        for sweep in self.store.sweeps(self.original) if name else ():
+            archive = archive or self.store.fetch(sweep, f"source/{name}", self.scratch)
         changes = self.store.fetch(origin["run"], "changes.diff", self.scratch)
         beside = (Path.cwd(), provenance.running_from())
         content = changes.read_bytes() if changes else b""
@@ -241,7 +240,7 @@ class _Preparation:
         if was and (device == "cpu") != (was == "cpu"):
             self.doubts.append(f"device: it was {was}, and is {device} now")
         gpus = 0.0 if device == "cpu" else float(math.ceil(float(resources.get("gpus") or 1)))
-        self.told["runs on"] = f"{device}, {threads} threads; the run was on {was or 'what is not known'}"
+        self.told["runs on"] = f"{device}, threads: {threads}; the run was on {was or 'what is not known'}"
         return Settings(self.wish.python, device, threads, installed), cpus, gpus
 
     def _check(self, placed: Placed, found: source.Source, settings: Settings) -> Settings:
@@ -266,12 +265,6 @@ class _Preparation:
             if answer.gpu != was:
                 self.doubts.append(f"device: it was {was}, and is {answer.gpu} now")
         return settings
-
-    def _fetch_original(self) -> None:
-        """Copies of what is compared with."""
-        for kind in ("checkpoints", "outcomes"):
-            for path in self.store.files(self.original.run, kind):
-                self.store.fetch(self.original.run, path, self.folder / "original" / kind)
 
 
 def job_of(made: Reproduction) -> Job:

@@ -45,7 +45,7 @@ class Part(NamedTuple):
 def number(where: str, then: float | None, now: float | None, measure: Measure, limit: float) -> Part:
     """A number; None: it is missing. Relative is to the greater of both."""
     a, b = _infinite(then), _infinite(now)
-    text = " then, ".join("missing" if value is None else f"{value:.9g}" for value in (a, b)) + " now"
+    text = f"{_told(a, b)} then, {_told(b, a)} now"
     if a is None or b is None:
         return Part(where, math.inf, measure, limit, text, 1)
     if a == b or (math.isnan(a) and math.isnan(b)):
@@ -95,3 +95,10 @@ class Quantity:
 
 def _infinite(value: float | None) -> float | None:
     return math.copysign(math.inf, value) if value is not None and abs(value) >= LARGEST else value
+
+
+def _told(value: float | None, other: float | None) -> str:
+    """A number in nine digits, or in as many as tell it from the other."""
+    if value is None or other is None or f"{value:.9g}" != f"{other:.9g}":
+        return "missing" if value is None else f"{value:.9g}"
+    return repr(value)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import clusters
-from clusters.base import Cluster, Handle, Job
+from clusters.base import Cluster, Handle, Job, Unavailable
+from training.errors import UserError
 
 POLL_S = (0.1, 2.0)  # shortest and longest pause between two looks
 GRACE_S = 10.0
@@ -17,21 +18,27 @@ GRACE_S = 10.0
 def run(job: Job, cluster: str, folder: Path) -> None:
     """Run the job, or follow the one that lives; returns when it has ended, however that was.
 
-    Interrupted, a job on this machine is asked to end; one elsewhere goes on.
+    Interrupted, a job that runs beside this process is asked to end; one that would outlive it goes on.
+
+    Raises UserError when the cluster does not have it, or does not answer.
     """
     place = clusters.open(cluster, folder)
-    handle = place.find(job.key)
     show = _shower(job.log)
-    if handle is None:
-        handle = place.submit(place.plan(job))
+    try:
+        handle = place.find(job.key) or place.submit(place.plan(job))
+    except Unavailable as error:
+        raise UserError(f"--cluster: {cluster} does not answer now: {error}") from error
     try:
         _follow(place, handle, show)
     except BaseException:
-        if place.name == "local":
+        if place.share is None:
             place.stop(handle, GRACE_S)
         raise
     finally:
         show()
+        early = place.printed(handle)
+        if early is not None and early.exists() and not job.log.exists():
+            print(early.read_text(errors="replace"), end="")
 
 
 def _follow(place: Cluster, handle: Handle, show: Callable[[], None]) -> None:
