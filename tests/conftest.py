@@ -1,9 +1,13 @@
 """What holds for every test."""
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
+
+for library in ("OMP", "MKL", "OPENBLAS"):  # before PyTorch comes: threads that wait for each other cost the most
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -57,7 +57,7 @@ def test_every_member_agrees_with_the_librarys_own_cascade(
     from pyautoattack import AutoAttack
 
     network, test = trained
-    count, batch = 24, 16
+    count, batch = 14, 8
     told: list[tuple[str, int, int]] = []
     metrics, ours = evaluate(
         network,
@@ -158,7 +158,7 @@ def test_autoattack_on_few_classes(tmp_path: Path, caplog, classes: int, left_ou
     torch.manual_seed(0)
     learn, test = digits(classes)
     network = train(nn.Sequential(nn.Flatten(), nn.Linear(64, classes)), learn, epochs=3)
-    metrics, outcome = evaluate(network, test, tmp_path / "e.parquet", ("autoattack",), eps=0.2, images=40)
+    metrics, outcome = evaluate(network, test, tmp_path / "e.parquet", ("autoattack",), eps=0.2, images=20)
     ran = [name for name in MEMBERS if name not in left_out]
     assert outcome.facts["cascade"] == ran
     assert outcome.facts["left_out"] == left_out
