@@ -187,7 +187,7 @@ def _judge(store: Store, original: Original, made: Reproduction, limits: Toleran
     write_whole(made.folder / "comparison.md", showing.markdown(comparison, original, made))
     facts = json.dumps(showing.facts(comparison, original, made), indent=1)
     write_whole(made.folder / "comparison.json", facts)
-    table(showing.COLUMNS, showing.rows(comparison))
+    table(showing.COLUMNS[:-1], [row[:-1] for row in showing.rows(comparison)])
     print(f"\n{comparison.sentence}")
     logged = log.log(store, original, made, comparison)
     print(f"logged as run {logged.logged}, below run {original.run}")

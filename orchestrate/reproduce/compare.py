@@ -23,6 +23,7 @@ from orchestrate.tracking.content import UNNAMEABLE, Metrics
 from training.errors import UserError
 
 TIMES = ("seconds", "images_per_second")  # metrics of an epoch that measure the machine
+BEST = "best/"  # of metrics: what was said of the best epoch
 IDENTICAL, WITHIN, DIFFERS = "identical", "within tolerance", "differs"
 
 
@@ -115,7 +116,7 @@ def compare(original: Original, files: Path, trial: TrialDir, tolerance: Toleran
 
 
 def _epochs(original: Original, trial: TrialDir, tolerance: Tolerance) -> Iterator[Part]:
-    """Every metric of every epoch, in the order of epochs; at last what was said of the best one."""
+    """Every metric of every epoch, in the order of epochs; at last which epoch was best, and what was said of it."""
     metrics, now = Metrics(), dict[str, dict[int, float]]()
     for event in events.read(trial.events):
         if event["event"] in ("epoch", "trained") and (group := metrics.of(event)):
@@ -123,22 +124,35 @@ def _epochs(original: Original, trial: TrialDir, tolerance: Tolerance) -> Iterat
                 now.setdefault(point.name, {})[point.step] = point.value
     then = {name: history for name, history in original.metrics.items() if name in now or _of_epochs(name)}
     names = [name for name in dict.fromkeys([*now, *then]) if name not in TIMES]
+    ordinary = [name for name in names if not name.startswith(BEST)]
     points = [
-        (name.startswith("best/"), step, index)
-        for index, name in enumerate(names)
+        (step, index)
+        for index, name in enumerate(ordinary)
         for step in then.get(name, {}).keys() | now.get(name, {}).keys()
     ]
-    for _, step, index in sorted(points):
-        name = names[index]
+    for step, index in sorted(points):
+        name = ordinary[index]
         sides = then.get(name, {}).get(step), now.get(name, {}).get(step)
-        if "val/" in name:
+        if name.startswith("val/"):
             yield number(f"epoch {step}, {name}", *sides, "absolute", tolerance.accuracy)
         else:
             yield number(f"epoch {step}, {name}", *sides, "relative", tolerance.metrics)
+    for index, name in enumerate(name for name in names if name.startswith(BEST)):
+        (epoch, value), (epoch_now, value_now) = (_only(side.get(name, {})) for side in (then, now))
+        if index == 0:  # that another epoch is the best is no distance, as long as it is as good
+            yield number("best epoch", epoch, epoch_now, "absolute", math.inf)
+        yield number(
+            f"best epoch, {name.removeprefix(BEST)}", value, value_now, "absolute", tolerance.accuracy
+        )
 
 
 def _of_epochs(name: str) -> bool:
-    return name in ("loss", "lr") or name.startswith(("loss/", "val/", "best/"))
+    return name in ("loss", "lr") or name.startswith(("loss/", "val/", BEST))
+
+
+def _only(history: Mapping[int, float]) -> tuple[int, float] | tuple[None, None]:
+    """The one point of a metric that is told once; of several the last."""
+    return max(history.items(), default=(None, None))
 
 
 def _weights(files: Path, trial: TrialDir, tolerance: Tolerance, lacking: list[str]) -> Iterator[Part]:

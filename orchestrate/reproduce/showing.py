@@ -12,7 +12,7 @@ from orchestrate.reproduce.fetch import Original
 from orchestrate.reproduce.prepare import Reproduction
 from orchestrate.reproduce.quantity import Part
 
-COLUMNS = ("compared", "equal", "verdict", "first unequal", "furthest")
+COLUMNS = ("compared", "equal", "verdict", "furthest", "first unequal")
 
 
 def rows(comparison: Comparison) -> list[tuple[str, ...]]:
@@ -22,8 +22,8 @@ def rows(comparison: Comparison) -> list[tuple[str, ...]]:
             q.name,
             f"{q.compared - q.unequal} of {q.compared}",
             q.verdict,
-            f"{q.first.where}: {q.first.text}" if q.first else "-",
             f"{q.furthest.where}: {q.furthest.far}" if q.furthest else "-",
+            f"{q.first.where}: {q.first.text}" if q.first else "-",
         )
         for q in comparison.quantities
     ]
@@ -53,7 +53,7 @@ def markdown(comparison: Comparison, original: Original, made: Reproduction) -> 
 
 
 def facts(comparison: Comparison, original: Original, made: Reproduction) -> dict[str, Any]:
-    """For programs. Infinite distances are null."""
+    """For programs. Infinite distances and limits are null."""
     return {
         "reproduces": original.run,
         "key": original.key,
@@ -83,4 +83,7 @@ def facts(comparison: Comparison, original: Original, made: Reproduction) -> dic
 def _part(part: Part | None) -> Mapping[str, Any] | None:
     if part is None:
         return None
-    return part._asdict() | {"distance": part.distance if math.isfinite(part.distance) else None}
+    facts = part._asdict()
+    return facts | {
+        name: facts[name] if math.isfinite(facts[name]) else None for name in ("distance", "limit")
+    }

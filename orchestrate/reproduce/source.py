@@ -66,7 +66,7 @@ def rebuild(
             f"source: no archive of what ran can be had ({why}), nor commit {commit[:12]}: {problem}"
         )
     lacking = facts.get("untracked") or []
-    without = f", without the {len(lacking)} untracked files ({_some(lacking)})" if lacking else ""
+    without = f", without what git did not track: {_some(lacking)}" if lacking else ""
     sentence = f"no archive ({why}); commit {commit[:12]} and its changes from {repository}{without}"
     return Source(into, sentence, True, (into / OURS).exists())
 
@@ -110,8 +110,8 @@ def _confirmed(
         if ours.get(name) != theirs.get(name) and not (name in untracked and name not in theirs)
     ]
     if other:
-        return f"it differs from {named} in {len(other)} files ({_some(other)})", True
-    beyond = f", but for {len(untracked)} files that git did not track" if untracked else ""
+        return f"it differs from {named} in {_some(other)}", True
+    beyond = f", but for what git did not track: {_some(sorted(untracked))}" if untracked else ""
     return f"it equals {named}{beyond}", False
 
 

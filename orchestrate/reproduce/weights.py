@@ -61,14 +61,19 @@ def _network(where: str, then: State, now: State, limit: float) -> Part:
 
 
 def _apart(then: State, now: State, unequal: list[str]) -> tuple[float, float, str]:
-    """The distance, and the largest difference of one number, with its tensor; infinite where there is none."""
+    """The distance, and the largest difference of one number, with its tensor; infinite where there is none.
+
+    Whole numbers count steps. They have no distance, and where only they are other ones, nothing has.
+    """
     import torch
 
     squares, largest, at = 0.0, 0.0, ""
     for name in unequal:
         a, b = then.get(name), now.get(name)
-        if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype or not a.is_floating_point():
+        if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
             return math.inf, math.inf, ""
+        if not a.is_floating_point():
+            continue
         apart = (b.to(torch.float64) - a.to(torch.float64)).abs()
         squares += float(apart.square().sum())
         if not apart.isfinite().all():
@@ -77,7 +82,7 @@ def _apart(then: State, now: State, unequal: list[str]) -> tuple[float, float, s
             largest, at = float(apart.max()), name
     floats = [tensor.to(torch.float64) for tensor in then.values() if tensor.is_floating_point()]
     length = math.sqrt(sum(float(tensor.square().sum()) for tensor in floats))
-    return math.sqrt(squares) / length if length else math.inf, largest, at
+    return math.sqrt(squares) / length if length and at else math.inf, largest, at
 
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:
