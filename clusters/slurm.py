@@ -8,6 +8,7 @@ directory once it has ended, and by Slurm before that, which is asked for all jo
 from __future__ import annotations
 
 import contextlib
+import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ _NOT_NOW = (  # what sbatch says when it may have the job later, or has it witho
     "MaxSubmitJob",
     "job submit limit",
     "job limit",
-    "currently disabled",
+    "configuration source",
 )
 _FIELDS = {  # the line of a profile that sbatch complains of
     "account": "account",
@@ -90,9 +91,10 @@ class SlurmCluster:
         nonce = intend(job.directory)
         body = Body(command_of(job), job.log, job.directory, nonce, requeue.allowed, requeue.warning * 0.75)
         try:
-            submitted = executor(self.profile, job, nonce).submit(body)
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it then raises
+                submitted = executor(self.profile, job, nonce).submit(body)
         except (FailedJobError, FailedSubmissionError) as error:
-            raise self._refusal(" ".join(str(error).split())) from None
+            raise self._refusal(str(error).strip()) from None
         handle = Handle(self.name, submitted.job_id, key=job.key, sweep=job.sweep, nonce=nonce)
         self.queue.watch(handle.id, job.directory)
         record(job.directory, nonce, handle)
@@ -115,11 +117,15 @@ class SlurmCluster:
         return None
 
     def state(self, handle: Handle) -> State:
-        """As its directory says, once it has ended; else as Slurm said when it was last asked."""
+        """As its directory says, once it has ended; else as Slurm said when it was last asked.
+
+        ``cancelled`` is what others did: a job that :meth:`tell` asked to end has ended, however it did.
+        """
         code = _code(self.folder, handle)
         if code is not None:
             return State.KILLED if code < 0 else State.ENDED
-        return self.queue.state(handle.id, self.folder / handle.key)
+        state = self.queue.state(handle.id, self.folder / handle.key)
+        return State.ENDED if state is State.CANCELLED and _note(self.folder, handle).exists() else state
 
     def stop(self, handle: Handle, grace_s: float) -> None:
         """SIGTERM, and ``scancel`` after ``grace_s`` seconds. Returns when it has ended, or Slurm was told."""
@@ -145,8 +151,10 @@ class SlurmCluster:
     def tell(self, handles: Sequence[Handle]) -> None:
         """Ask these jobs to end, with two commands for all; does not wait. Raises Unavailable."""
         for handle in handles:
-            (directory_of_notes(self.folder / handle.key) / f"{handle.nonce}.stop").touch()
-        self.queue.tell([handle.id for handle in handles])
+            directory_of_notes(self.folder / handle.key)
+            _note(self.folder, handle).touch()
+        live = {job.id for job in self.queue.listed(within_s=2) if job.state.live}
+        self.queue.tell([handle.id for handle in handles if handle.id in live])
 
     def cancel(self, ids: Sequence[str]) -> None:
         """``scancel`` those of these jobs that are ours at this moment. Raises Unavailable."""
@@ -171,11 +179,16 @@ class SlurmCluster:
         """What sbatch's words come to: not now, or never, and then by which line of the profile."""
         assert self.profile is not None
         if any(sign.lower() in said.lower() for sign in _NOT_NOW):
-            return Unavailable(f"sbatch: {said}")
+            return Unavailable(said.splitlines()[-1])
         words = said.rpartition("error: ")[2]
         field = next((field for sign, field in _FIELDS.items() if sign in words.lower()), None)
         place = self.profile.line_of(field) if field else str(self.profile.file)
         return UserError(f"{place}: Slurm does not accept the job: {words}")
+
+
+def _note(folder: Path, handle: Handle) -> Path:
+    """The note that we have asked a job to end."""
+    return folder / handle.key / "slurm" / f"{handle.nonce}.stop"
 
 
 def _code(folder: Path, handle: Handle) -> int | None:

@@ -84,6 +84,7 @@ class Answer:
 
     at: float = -1.0
     tried: float = -1.0  # when it was last asked, whether or not it answered
+    trouble: str = ""  # why it did not
     jobs: dict[str, list[str]] = field(default_factory=dict)
     ends: dict[str, str] = field(default_factory=dict)  # of jobs that are watched: Slurm's word
     watched: dict[str, str] = field(
@@ -109,11 +110,12 @@ class Queue:
         if shared.stat().st_uid != os.getuid():
             raise PermissionError(13, "belongs to somebody else", str(shared))
         self._file = shared / f"{hashlib.sha256(told_by.encode()).hexdigest()[:16]}.json"
-        self._seen: dict[str, float] = {}
+        self._seen: dict[str, float] = {}  # when a job was first heard of
+        self._watched: set[str] = set()
 
-    def listed(self, fresh: bool = True) -> list[Listed]:
-        """Our jobs that Slurm lists, ended ones among them. Raises Unavailable when a fresh answer cannot be had."""
-        answer = self._answer(time.monotonic() if fresh else time.monotonic() - self.period_s, must=True)
+    def listed(self, within_s: float = 0.0) -> list[Listed]:
+        """Our jobs that Slurm lists, or has so seconds ago, ended ones among them. Raises Unavailable."""
+        answer = self._answer(time.monotonic() - within_s, must=True)
         return [Listed(id, state_of(word), *rest) for id, (word, *rest) in answer.jobs.items()]
 
     def live_at(self, id: str, place: Path) -> bool:
@@ -123,30 +125,30 @@ class Queue:
         word = self._word(answer, id, place)
         return word is not None and state_of(word).live
 
-    def watch(self, id: str, place: Path) -> None:
-        """Remember that the end of this job, just submitted, is of interest."""
+    def watch(self, id: str, place: Path, submitted: bool = True) -> None:
+        """Remember that the end of this job is of interest, which may just have been ``submitted``."""
         self._seen[id] = time.monotonic()
+        self._watched.add(id)
         with self._locked():
             answer = self._read()
-            answer.watched[id] = str(place.resolve())
-            answer.ends.pop(id, None)  # of an earlier job that had this number
-            answer.missed.pop(id, None)
-            self._write(answer)
+            if submitted or answer.watched.get(id) != str(place.resolve()):
+                answer.watched[id] = str(place.resolve())
+                answer.ends.pop(id, None)  # of an earlier job that had this number
+                answer.missed.pop(id, None)
+                self._write(answer)
 
     def state(self, id: str, place: Path) -> State:
-        """How a job is that ``watch`` was called for; what was last known, where Slurm does not answer."""
-        since = self._seen.setdefault(id, time.monotonic())
-        answer = self._answer(time.monotonic() - self.period_s)
+        """How a job is; what was last known, where Slurm does not answer."""
+        known = id in self._watched
+        if not known:  # another process has submitted it
+            self.watch(id, place, submitted=False)
+        answer = self._answer(time.monotonic() - (self.period_s if known else 0))
         word = self._word(answer, id, place)
         if word is not None:
             return state_of(word)
-        if answer.at <= since:
+        if answer.at <= self._seen[id]:
             return State.WAITING
-        if id in answer.ends:
-            return state_of(answer.ends[id])
-        if id not in answer.watched:
-            self.watch(id, place)
-        return State.RUNNING  # it has ended; how is not known yet
+        return state_of(answer.ends.get(id, "RUNNING"))  # that: it has ended, and how is not known yet
 
     def cancel(self, ids: Sequence[str]) -> None:
         """End jobs; those in the queue leave it."""
@@ -181,11 +183,14 @@ class Queue:
             answer = self._read()  # another may have asked, in vain perhaps, while we waited
             if answer.at <= newer_than and answer.tried <= began - pause:
                 answer.tried = time.monotonic()
-                with contextlib.suppress(Unavailable):
+                try:
                     self._ask(answer)
+                    answer.trouble = ""
+                except Unavailable as error:
+                    answer.trouble = str(error)
                 self._write(answer)
         if must and answer.at <= newer_than:
-            raise Unavailable("squeue does not answer")
+            raise Unavailable(f"Slurm does not answer: {answer.trouble}")
         return answer
 
     def _ask(self, answer: Answer) -> None:
@@ -214,14 +219,7 @@ class Queue:
         """Look up the ends of jobs that squeue does not list any more."""
         if ids and self.accounting:
             with contextlib.suppress(Unavailable):
-                text = _command(
-                    "sacct",
-                    "--noheader",
-                    "--parsable2",
-                    "--allocations",
-                    f"--jobs={','.join(ids)}",
-                    "--format=JobIDRaw,State,WorkDir",
-                )
+                text = _sacct(ids)
                 for line in text.splitlines():
                     id, word, place = line.split("|", 2)
                     if place == answer.watched.get(id) and not state_of(word).live and word != "UNKNOWN":
@@ -229,6 +227,10 @@ class Queue:
         for id in ids:
             if id not in answer.ends and (not self.accounting or now - answer.missed[id] > SETTLE_S):
                 answer.ends[id] = "UNKNOWN"
+
+    def account(self, id: str) -> list[str]:
+        """What sacct knows of this job: Slurm's word for its state, or nothing. Raises Unavailable."""
+        return [line.split("|", 2)[1] for line in _sacct([id]).splitlines()]
 
     def _scancel(self, *words: str) -> None:
         """That a job has ended already is no failure, though scancel calls it one."""
@@ -263,6 +265,12 @@ class Queue:
         draft.replace(self._file)
 
 
+def _sacct(ids: Sequence[str]) -> str:
+    """Number, state and directory of these jobs, as far as they are known."""
+    form = ("--noheader", "--parsable2", "--allocations", "--format=JobIDRaw,State,WorkDir")
+    return _command("sacct", *form, f"--jobs={','.join(ids)}")
+
+
 def _command(*words: str) -> str:
     """What a command of Slurm prints. Raises Unavailable."""
     try:
@@ -270,5 +278,7 @@ def _command(*words: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"{words[0]}: {error}") from None
     if done.returncode:
-        raise Unavailable(f"{words[0]}: {' '.join(done.stderr.split())[:300]}")
+        raise Unavailable(
+            (done.stderr.strip().splitlines() or [f"{words[0]}: code {done.returncode}"])[-1][:300]
+        )
     return done.stdout

@@ -14,15 +14,19 @@ from ray import tune
 from clusters.process import Process
 from orchestrate.runner import Report, Runner, Task
 
+PROXY_CPUS = 0.01  # of an actor that only follows a job elsewhere
+
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is not typed
     """Brings one trial after another to its end; Tune decides which, and whether it may go on."""
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """What Ray reserves: the actor's job runs beside it, on the cores and GPUs that it was given."""
+        """What Ray reserves: the cores and GPUs of the actor's job, where that runs beside it; else next to nothing."""
         task = config["task"]
-        return tune.PlacementGroupFactory([{"CPU": task["cpus"], "GPU": task["gpus"]}])
+        beside = task["cluster"] == "local"
+        share = {"CPU": task["cpus"], "GPU": task["gpus"]} if beside else {"CPU": PROXY_CPUS}
+        return tune.PlacementGroupFactory([share])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Attach the actor to its first trial."""

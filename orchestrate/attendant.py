@@ -22,16 +22,19 @@ class Attendant:
     Args:
         token: marks the sweep's jobs.
         scratch: the folder of the sweep's Ray.
+        cluster: where the sweep's jobs run.
     """
 
-    def __init__(self, runs: Runs, sweep: SweepDir, token: str, scratch: Path) -> None:
+    def __init__(
+        self, runs: Runs, sweep: SweepDir, token: str, scratch: Path, cluster: str = "local"
+    ) -> None:
         self.runs, self.sweep = runs, sweep
         self.ready = self.lost = False
         self.log = sweep.path / "relay.log"
         self._read = self.log.stat().st_size if self.log.exists() else 0
         command = [sys.executable, "-P", "-m", "orchestrate.reaper", str(runs.path), sweep.name]
         command += ["--driver", str(os.getpid()), "--token", token]
-        command += ["--log", str(self.log), "--scratch", str(scratch)]
+        command += ["--log", str(self.log), "--scratch", str(scratch), "--cluster", cluster]
         launcher = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, text=True
         )

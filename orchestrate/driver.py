@@ -6,7 +6,8 @@ thread of its own, and then only waits. So a signal is acted on at once, whateve
     Ctrl-C, SIGTERM, SIGHUP, a stop file    every job is asked to end; checkpoints are waited for; a second Ctrl-C
                                             does not wait
     kill -9, or a lost machine              the reaper does the same; after a lost machine the ledger and the trials'
-                                            directories are all that is needed to go on
+                                            directories are all that is needed to go on. Jobs on a cluster where they
+                                            outlive the sweep go on, and are taken over when it is resumed
 
 Exit codes: 0 all finished or were pruned, 1 some failed, 128 + N after signal N (``parapet stop`` counts as SIGINT).
 """
@@ -26,7 +27,7 @@ from typing import NoReturn
 import yaml
 
 from clusters.process import me
-from orchestrate import ledger, reaper
+from orchestrate import ledger, reaper, remote
 from orchestrate.agenda import Agenda, Pause
 from orchestrate.attendant import Attendant
 from orchestrate.interruption import Interrupted, listening
@@ -63,6 +64,8 @@ def run(sweep: Sweep, runs: Runs, *, cluster: str = "local", planner: Planner | 
         ) from None
     try:
         driver = _Driver(sweep, runs, cluster, planner or Planner(sweep, runs))
+        if driver.elsewhere is not None:
+            remote.expect_answer(driver.elsewhere)
         with listening():
             code = driver.run()
     finally:
@@ -81,6 +84,7 @@ class _Driver:
         self.sweep, self.runs, self.cluster, self.planner = sweep, runs, cluster, planner
         self.folder = runs.sweep(sweep.name)
         self.token = secrets.token_hex(8)
+        self.elsewhere = remote.open_cluster(cluster, runs)
         self.attendant: Attendant | None = None
 
     def run(self) -> int:
@@ -103,8 +107,10 @@ class _Driver:
         self.planner.imports.keep()
         kept = self.sweep.dump() | {"import": self.planner.imports.digests}
         write_whole(self.folder.sweep_file, yaml.safe_dump(kept, sort_keys=False))
+        if self.elsewhere is not None:
+            remote.reap(self.runs, self.sweep.name, self.elsewhere)
         scratch = scratch_folder()
-        self.attendant = Attendant(self.runs, self.folder, self.token, scratch)
+        self.attendant = Attendant(self.runs, self.folder, self.token, scratch, self.cluster)
         first = agenda.next()
         if isinstance(first, Pause):
             print(f"{self.sweep.name}: nothing to run, every trial has ended before")
@@ -154,6 +160,8 @@ class _Driver:
         """Front, failures, tracking; returns the exit code."""
         from orchestrate import report
 
+        if self.elsewhere is not None:
+            remote.reap(self.runs, self.sweep.name, self.elsewhere)
         report.show(report.make(self.runs, [self.sweep.name]))
         failed = any(row.state == "failed" for row in ledger.read(self.folder.ledger_file))
         attendant.end("FAILED" if failed else "FINISHED")
@@ -165,11 +173,15 @@ class _Driver:
             write_whole(self.folder.stop_file, "")
         for job in reaper.jobs_of(self.token):
             job.signal(signal.SIGTERM)
+        if self.elsewhere is not None:
+            remote.call_off(self.elsewhere, self.sweep.name)
 
     def _wind_down(self, status: str) -> None:
         """See the jobs that still run to their end, and have everything told."""
         self._call_off()
         reaper.end_jobs(self.token)
+        if self.elsewhere is not None:
+            remote.end(self.elsewhere, self.sweep.name)
         if self.attendant is not None:
             self.attendant.end(status)
         self.folder.stop_file.unlink(missing_ok=True)
@@ -177,6 +189,9 @@ class _Driver:
     def _room(self, total: Mapping[str, float]) -> tuple[float, float, int]:
         """CPUs and GPUs of a trial, and how many trials at once there is room for."""
         asked = self.sweep.resources
+        if self.elsewhere is not None:
+            share = self.elsewhere.share
+            return *remote.needs(asked, share), min(self.sweep.concurrency, share.parallel)
         gpus = asked.gpus if asked.gpus is not None else float(total.get("GPU", 0) > 0)
         if on_a_cluster():  # which may grow when more is asked of it
             return asked.cpus, gpus, self.sweep.concurrency
@@ -202,6 +217,7 @@ class _Driver:
             hours=limits.hours,
             retries=limits.retries,
             checkpoint_minutes=limits.checkpoint_minutes,
+            sweep=self.sweep.name,
             token=self.token,
             driver=me(),
             stop_file=str(self.folder.stop_file),

@@ -7,7 +7,8 @@ the driver most of Ray goes by itself; its agents do not.)
 ``python -m orchestrate.reaper RUNS SWEEP ...`` is started by the driver before everything else. It leaves the
 driver's process tree, so that neither Ctrl-C nor ``ray job stop`` (which kills the driver with all its children after
 3 s) reaches it; starts the tracking relay, whose standard input and output are the driver's; and waits. When the
-driver is gone it kills Ray's processes, lets jobs write a last checkpoint, sees the relay out, and goes.
+driver is gone it kills Ray's processes, lets jobs write a last checkpoint, sees the relay out, and goes. Jobs on a
+cluster where they outlive a sweep are ended only if the driver was about to: a stop file says so.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clusters.process import Process, process
+from orchestrate.runs import Runs
 
 TOKEN, KEY = "PARAPET_SWEEP_TOKEN", "PARAPET_JOB_KEY"  # names in the environment
 GRACE_S = 10.0  # for a job to write its checkpoint
@@ -112,6 +114,7 @@ def main() -> None:
     parser.add_argument("--token", required=True)
     parser.add_argument("--log", type=Path, required=True, help="where the relay's complaints go")
     parser.add_argument("--scratch", type=Path, required=True, help="Ray's folder, to be removed")
+    parser.add_argument("--cluster", default="local", help="where the sweep's jobs run")
     given = parser.parse_args()
     driver = process(given.driver)
     if driver is None or os.fork():
@@ -124,8 +127,20 @@ def main() -> None:
         time.sleep(2 * _POLL_S)
     kill_users(given.scratch)
     end_jobs(given.token)
+    if given.cluster != "local":
+        _end_elsewhere(Runs(given.runs), given.sweep, given.cluster)
     _see_out(relay, given.runs, given.sweep, given.log)
     shutil.rmtree(given.scratch, ignore_errors=True)
+
+
+def _end_elsewhere(runs: Runs, sweep: str, cluster: str) -> None:
+    """Finish what a driver has begun that was killed while it ended its jobs."""
+    if runs.sweep(sweep).stop_file.exists():
+        from orchestrate import remote
+
+        opened = remote.open_cluster(cluster, runs)
+        assert opened is not None
+        remote.end(opened, sweep)
 
 
 def _start_relay(runs: Path, sweep: str, log: Path) -> subprocess.Popen[bytes]:

@@ -4,6 +4,9 @@ This is what a trial's Tune actor does, without Tune. At most one job of a trial
 submitting takes the trial's submit lock and looks for a live job first, and a job that starts takes the trial's
 live lock or goes. Who finds a live job of somebody else follows it, and goes on from its checkpoint should it end
 early: a sweep that stops its own job therefore delays, and never breaks, another sweep that wants the same trial.
+
+Where jobs outlive their submitters (Slurm), a live job of the same sweep is an earlier runner's, and is taken over. A
+sweep that ends leaves its jobs to its driver, which ends them all at once, or lets them live: it may have been killed.
 """
 
 from __future__ import annotations
@@ -17,17 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import clusters
-from clusters.base import Cluster, Handle, Job, State
+from clusters.base import Cluster, Handle, Job, State, Unavailable, recorded
 from clusters.process import Process
 from orchestrate.events import Event, Follower, Story, attempts
 from orchestrate.locks import Lock, LockHeld, Watch
 from orchestrate.reaper import KEY, TOKEN
 from orchestrate.runs import Runs, TrialDir, write_whole
 from orchestrate.trial import FULL
+from training.errors import UserError
 
 LOSSES = 3  # times in a row that a job may be lost without having got anywhere
 RETRIED = ("crash", "memory")  # failures that may be the machine's fault
 STOP_GRACE_S = 10.0
+AGAIN_S = 5.0  # until a cluster that did not answer is asked again
+LOCK_WAIT_S = 90.0  # a lock of a dead node is stale after 60 s
 _POLL_S = (0.05, 0.5)  # shortest and longest pause between two looks
 
 Report = dict[str, Any]
@@ -41,7 +47,8 @@ class Task:
         runs: the store's folder; key, evaluations: the trial in it, and which of its evaluations are wanted.
         cluster: where its job runs; cpus, gpus: what the job gets.
         hours, retries, checkpoint_minutes: the limits of the sweep file.
-        token: marks the sweep's jobs (see :mod:`orchestrate.reaper`).
+        sweep: whose trial it is.
+        token: marks the sweep's jobs on this machine (see :mod:`orchestrate.reaper`).
         driver: the sweep's; nothing is submitted once it is dead.
         stop_file: nor when this file is there.
         replay: only tell what has happened so far.
@@ -56,6 +63,7 @@ class Task:
     hours: float | None = None
     retries: int = 1
     checkpoint_minutes: float = 5
+    sweep: str = ""
     token: str = ""
     driver: Process | None = None
     stop_file: str = ""
@@ -78,12 +86,15 @@ class Runner:
         self.crashes = self.losses = 0
         self.attempts_before = 0
         self.finished_at = 0.0
+        self.past: tuple[Any, Any] | None = (
+            None  # host and number of the process of a job of ours that has ended
+        )
         self._live_lock = Watch(self.trial.lock_file)
         # Has a job of somebody else been seen since the last submission? How one ended before does not count.
         self.followed = False
-        live = self._somebody_runs_it()
-        self._listen()
-        self.followed, self.ending = live, self.ending if live else None
+        self.wait_until = 0.0  # before which a cluster that did not answer is not asked again
+        self.old: Handle | None = None  # a job of an earlier runner whose end is to be heard of
+        self.begun = False
 
     def step(self) -> Report:
         """Wait for the next epoch, evaluation or end, and tell of it.
@@ -93,13 +104,19 @@ class Runner:
             done), ``mine`` (is the job this runner's own) and, where there is something new, ``val/clean`` and
             ``val/robust`` or ``clean`` and ``robust``; for a failure ``kind`` and ``reason``.
         """
+        if not self.begun:
+            self._begin()
         shortest, longest = _POLL_S
         pause = shortest
         while not self.reports:
             if self._listen():
                 pause = shortest
                 continue
-            end = self._look()
+            try:
+                end = self._look()
+            except Unavailable:
+                self.wait_until = time.monotonic() + AGAIN_S
+                end = None
             if end is not None:
                 return self._report(end.pop("state"), end, done=True)
             time.sleep(pause)
@@ -108,11 +125,21 @@ class Runner:
 
     def close(self) -> None:
         """Stop the job if it is this runner's and still lives. It writes a checkpoint, from which it can go on."""
-        if self.own is not None and self.cluster.state(self.own).live:
+        left = self.cluster.share is not None and self._sweep_ends()
+        if self.own is not None and not left and self.cluster.state(self.own).live:
             if not self.story.complete(self.task.evaluations):
                 ask_to_stop(self.trial, "pruned")
             self.cluster.stop(self.own, STOP_GRACE_S)
         self.own = None
+
+    def _begin(self) -> None:
+        """See how things are. Not before the first step: Tune makes actors that it throws away unused."""
+        self.begun = True
+        live = self._attach_if_told()
+        followed = self.followed
+        self._listen()
+        self.followed, self.ending = followed, self.ending if live else None
+        self.old = None if live else self._ended_meanwhile()
 
     def _listen(self) -> bool:
         """Take in new events; were there any?"""
@@ -137,15 +164,25 @@ class Runner:
         """Do what is to be done now; the final report when there is nothing more to do."""
         if self.task.replay:
             return {"state": "replayed"}
-        live = self.own is not None and self.cluster.state(self.own).live
+        state = self.cluster.state(self.own) if self.own is not None else State.GONE
         if self.story.complete(self.task.evaluations):
-            return self._finish(live)
-        if live:
+            return self._finish(state.live)
+        if self.cluster.share is not None and self._sweep_ends():
+            self.own = None  # its driver's, or the next driver's
+            return {"state": "stopped"}
+        if state.live:
             if self.own is not None and self._sweep_ends():
                 self.cluster.stop(self.own, STOP_GRACE_S)
             return None
-        if self._somebody_runs_it():  # perhaps quicker than our own, which then has gone again
-            self.own, self.followed = None, True
+        if self.old is not None:
+            return self._hear_of_old(self.old)
+        if self.own is not None and self.cluster.share is not None and self.story.started is not None:
+            self.past = self.story.started["host"], self.story.started["pid"]
+        if time.monotonic() < self.wait_until:
+            return None
+        if (
+            state is not State.CANCELLED and self._attach()
+        ):  # perhaps quicker than our own, which has gone again
             return None
         if self._listen():  # said after the last look and before the end
             return None
@@ -162,8 +199,45 @@ class Runner:
             self.cluster.stop(self.own, STOP_GRACE_S)
         return {"state": "finished"}
 
-    def _somebody_runs_it(self) -> bool:
-        return self._live_lock.held() or self.cluster.find(self.task.key) is not None
+    def _attach(self) -> bool:
+        """Does somebody run it? Then follow the job; one that this sweep submitted earlier is taken over."""
+        found = self.cluster.find(self.task.key)
+        if found is not None and self.cluster.share is not None and found.sweep == self.task.sweep:
+            self.own, self.followed = found, False
+            return True
+        if found is not None or self._held():
+            self.own, self.followed = None, True
+            return True
+        return False
+
+    def _attach_if_told(self) -> bool:
+        try:
+            return self._attach()
+        except Unavailable:
+            return False
+
+    def _held(self) -> bool:
+        """Does somebody hold the trial, other than a job of ours that has ended? (A dead node leaves its lock.)"""
+        holder, alive = self._live_lock.look()
+        return alive and holder is not None and (holder.process.host, holder.process.pid) != self.past
+
+    def _ended_meanwhile(self) -> Handle | None:
+        """The job of an earlier runner of this sweep that ended while nobody looked."""
+        handle = recorded(self.trial.path)
+        ours = self.cluster.share is not None and handle is not None and handle.sweep == self.task.sweep
+        return handle if ours else None
+
+    def _hear_of_old(self, old: Handle) -> Report | None:
+        """Did its user cancel the job that ended while nobody looked?"""
+        state = self.cluster.state(old)
+        if not state.live:  # else it is not known yet
+            self.old = None
+        return self._cancelled(old) if state is State.CANCELLED else None
+
+    def _cancelled(self, job: Handle) -> Report:
+        """Failed, this once: should the trial be asked for again, it will be run."""
+        self.cluster.stop(job, 0)
+        return _failed("cancelled", "its job was cancelled")
 
     def _sweep_ends(self) -> bool:
         driver, stop_file = self.task.driver, self.task.stop_file
@@ -178,8 +252,7 @@ class Runner:
         self.own, self.followed, self.ending = None, False, None
         try:
             with Lock(self.trial.path / "submit.lock", wait_s=5):
-                if self._somebody_runs_it():
-                    self.followed = True
+                if self._attach():
                     return None
                 self.trial.stop_file.unlink(missing_ok=True)  # asked of an earlier attempt
                 numbers = attempts(self.trial.events)
@@ -187,6 +260,8 @@ class Runner:
                 self.own = self.cluster.submit(self.cluster.plan(job(self.task)))
         except LockHeld:
             self.followed = True
+        except UserError as error:
+            return _failed("input", str(error))
         except OSError as error:
             return _failed("disk" if error.errno in FULL else "crash", f"cannot be submitted: {error}")
         return None
@@ -194,6 +269,8 @@ class Runner:
     def _judge(self) -> Report | None:
         """The job that was followed has ended and the trial is not complete: go on, or give up?"""
         ended = self.cluster.state(self.own) if self.own is not None else State.GONE
+        if self.own is not None and ended is State.CANCELLED:
+            return self._cancelled(self.own)
         kind, reason = self._why(ended)
         if kind == "lost":
             self.losses += 1
@@ -209,8 +286,6 @@ class Runner:
 
     def _why(self, ended: State) -> tuple[str, str]:
         """Kind and reason of an early end; ``lost`` when the trial is not to blame."""
-        if ended is State.CANCELLED:
-            return "cancelled", "its job was cancelled"
         if self.ending is not None and self.ending["event"] == "failed":
             return self.ending["kind"], self.ending["reason"]
         if self.ending is not None and self.ending["why"] == "cancelled":
@@ -219,6 +294,8 @@ class Runner:
             return "lost", "it was stopped from outside"
         if self.own is None:
             return "lost", "the job of another sweep vanished"
+        if ended in (State.LOST, State.GONE):
+            return "lost", "its cluster took its job away"
         if self.story.attempt <= self.attempts_before:  # it never got to work: no room, or no Python
             return "lost", f"its job ended before it began{self._last_words()}"
         return (
@@ -227,8 +304,10 @@ class Runner:
         )
 
     def _last_words(self) -> str:
-        log = self.trial.logs / f"{self.attempts_before + 1}.txt"
-        lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+        logs = [self.trial.logs / f"{self.attempts_before + 1}.txt"]
+        printed = self.cluster.printed(self.own) if self.own is not None else None
+        logs = [log for log in (*logs, printed) if log is not None and log.exists() and log.stat().st_size]
+        lines = logs[0].read_text(errors="replace").split("\n") if logs else []
         words = [line.strip() for line in lines if line.strip()]
         return f"; the last it printed was: {words[-1][:200]}" if words else ""
 
@@ -249,13 +328,15 @@ def job(task: Task) -> Job:
     }
     if task.hours is not None:
         options["--hours"] = task.hours
+    if task.cluster != "local":
+        options["--wait"] = LOCK_WAIT_S
     command = [sys.executable, "-P", "-m", "orchestrate.trial", str(trial.path)]
     command += [str(word) for option in options.items() for word in option]
     if task.evaluations:
         command += ["--eval", *task.evaluations]
     log = trial.logs / f"{number}.txt"
-    env = {TOKEN: task.token, KEY: task.key}
-    return Job(task.key, trial.path, tuple(command), task.cpus, task.gpus, log, env)
+    env = {TOKEN: task.token, KEY: task.key} if task.cluster == "local" else {}  # others outlive the sweep
+    return Job(task.key, trial.path, tuple(command), task.cpus, task.gpus, log, env, task.sweep)
 
 
 def ask_to_stop(trial: TrialDir, why: str) -> None:

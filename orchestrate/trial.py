@@ -56,6 +56,7 @@ class Settings:
         threads: for PyTorch.
         hours: limit of this attempt, or None.
         checkpoint_minutes: most minutes between two checkpoints.
+        wait_s: how long to wait for one who holds the trial, and may be dead on a machine that cannot be asked.
     """
 
     evaluations: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ class Settings:
     threads: int = 1
     hours: float | None = None
     checkpoint_minutes: float = 5.0
+    wait_s: float = 0.0
 
 
 class StopRequest:
@@ -105,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--hours", type=float)
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
+    parser.add_argument("--wait", type=float, default=0.0, metavar="S", dest="wait_s")
     given = vars(parser.parse_args(arguments))
     trial = TrialDir(given.pop("directory").resolve())
     return run(trial, Settings(**given | {"evaluations": tuple(given["evaluations"])}))
@@ -115,7 +118,7 @@ def run(trial: TrialDir, settings: Settings) -> int:
     request = StopRequest(trial)
     request.listen()
     try:
-        with Lock(trial.lock_file):
+        with Lock(trial.lock_file, settings.wait_s):
             return _attempt(trial, settings, request)
     except LockHeld as held:
         print(held, file=sys.stderr)

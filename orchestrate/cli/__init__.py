@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
-from orchestrate.cli import papers
+from orchestrate.cli import cluster, papers
 from orchestrate.cli.catalogue import methods
+from orchestrate.cli.cluster import reap
 from orchestrate.cli.common import RunsOption
 from orchestrate.cli.keep import clean
 from orchestrate.cli.look import front, logs, ls, show, ui
@@ -26,7 +27,7 @@ from training.errors import UserError
 USAGE = 2  # exit code of a user's mistake
 PANELS = {
     "Write": (init, schema, methods),
-    "Run": (sweep, train, retry, stop, reproduce),
+    "Run": (sweep, train, retry, stop, reap, reproduce),
     "Look": (ls, show, logs, front, ui),
     "One network": (evaluate, export),
     "Make room": (clean,),
@@ -63,6 +64,7 @@ for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 
+app.add_typer(cluster.app, name="cluster", rich_help_panel="Run")
 app.add_typer(papers.app, name="papers", rich_help_panel="Papers")
 
 

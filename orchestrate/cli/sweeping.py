@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 STOPPING_S = 30.0  # most time to wait until what was asked to stop has stopped
 
-ClusterOption = Annotated[str, typer.Option("--cluster", metavar="NAME", help="Where trials run.")]
+ClusterOption = Annotated[
+    str, typer.Option("--cluster", metavar="NAME", help="Where trials run: local, or slurm:PROFILE.")
+]
 ConcurrencyOption = Annotated[
     int | None, typer.Option("--concurrency", min=1, metavar="N", help="So many trials at once, at most.")
 ]
@@ -191,7 +193,7 @@ def run_sweep(wanted: Sweep, store: Runs, cluster: str, *, dry_run: bool = False
     from orchestrate.lineage import from_other_commits
     from orchestrate.plan import Planner, all_of
 
-    clusters.open(cluster, store.path / "trials")
+    cluster = clusters.open(cluster, store.path / "trials").name
     with tempfile.TemporaryDirectory() as scratch:
         planner = Planner(wanted, store, Path(scratch) if dry_run else None)
         doubts = planner.warnings()
@@ -246,23 +248,31 @@ def _preview(wanted: Sweep, store: Runs, trials: list[Wanted], cluster: str) -> 
 
 def _request(wanted: Sweep, store: Runs, trial: Wanted, cluster: str) -> str:
     """The job of one trial as its cluster would submit it."""
-    import torch
-
     import clusters
+    from orchestrate import remote
     from orchestrate.runner import Task, job
 
+    opened = clusters.open(cluster, store.path / "trials")
+    if opened.share is not None:
+        cpus, gpus = remote.needs(wanted.resources, opened.share)
+    else:
+        import torch
+
+        asked = wanted.resources
+        cpus, gpus = asked.cpus, float(torch.cuda.is_available()) if asked.gpus is None else asked.gpus
     task = Task(
         runs=str(store.path),
         key=trial.key,
         evaluations=tuple(trial.evaluations),
         cluster=cluster,
-        cpus=wanted.resources.cpus,
-        gpus=float(torch.cuda.is_available()) if wanted.resources.gpus is None else wanted.resources.gpus,
+        cpus=cpus,
+        gpus=gpus,
         hours=wanted.limits.hours,
         retries=wanted.limits.retries,
         checkpoint_minutes=wanted.limits.checkpoint_minutes,
+        sweep=wanted.name,
     )
-    return str(clusters.open(cluster, store.path / "trials").plan(job(task)))
+    return str(opened.plan(job(task)))
 
 
 def _set_aside(wanted: Sweep, store: Runs, trials: list[Wanted]) -> None:
@@ -318,13 +328,15 @@ def _stop_sweep(store: Runs, name: str) -> int:
 
 def _stop_trials(store: Runs, keys: list[str]) -> int:
     from orchestrate.locks import Watch
+    from orchestrate.remote import stop_trials
     from orchestrate.runner import ask_to_stop
 
     running = [store.trial(key) for key in dict.fromkeys(keys) if Watch(store.trial(key).lock_file).held()]
     for trial in running:
         ask_to_stop(trial, "cancelled")
+    elsewhere = stop_trials(store, keys)
     if not running:
-        print("nothing of it is running")
+        print(f"stopped: {', '.join(elsewhere)}" if elsewhere else "nothing of it is running")
     elif not _gone([Watch(trial.lock_file) for trial in running]):
         print(f"{len(running)} trials are asked to stop and still about to")
         return 1

@@ -6,9 +6,12 @@ so many questions ago), ``forgets`` (squeue does not list what has ended), ``nex
 ``refuses`` (what sbatch says instead of taking a job), ``accounting`` (false: there is no sacct).
 """
 
+import contextlib
+import fcntl
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +45,19 @@ class FakeSlurm:
 
     def set(self, **facts: Any) -> None:
         """Change what is so."""
-        state = json.loads(self.file.read_text()) if self.file.exists() else {}
-        self.file.write_text(json.dumps(state | facts))
+        with _changing(self.file) as state:
+            state |= facts
 
     def get(self, name: str) -> Any:
         """What is so."""
-        return json.loads(self.file.read_text())[name]
+        with _changing(self.file) as state:
+            return state[name]
 
     def job(self, id: str, state: str, **facts: str) -> None:
         """Put a job into a state; with facts, also one that the user has submitted by other means."""
-        jobs = self.get("jobs")
-        jobs[id] = (
-            jobs.get(id, {"comment": "(null)", "name": "other", "place": "/elsewhere"})
-            | facts
-            | {"state": state}
-        )
-        self.set(jobs=jobs)
+        with _changing(self.file) as site:
+            unknown = {"comment": "(null)", "name": "other", "place": "/elsewhere"}
+            site["jobs"][id] = site["jobs"].get(id, unknown) | facts | {"state": state}
 
     def states(self) -> dict[str, str]:
         """Every job and its state."""
@@ -68,13 +68,20 @@ class FakeSlurm:
         return [words[1:] for words in self.get("calls") if words[0] == command]
 
 
-def main(file: Path, command: str, words: list[str]) -> int:
-    state = json.loads(file.read_text())
-    state["calls"].append([command, *words])
-    try:
-        return _answer(state, command, words)
-    finally:
+@contextlib.contextmanager
+def _changing(file: Path) -> Iterator[dict[str, Any]]:
+    """What is so, to be changed by nobody else meanwhile."""
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        state = json.loads(file.read_text()) if file.exists() else {}
+        yield state
         file.write_text(json.dumps(state))
+
+
+def main(file: Path, command: str, words: list[str]) -> int:
+    with _changing(file) as state:
+        state["calls"].append([command, *words])
+        return _answer(state, command, words)
 
 
 def _answer(state: dict[str, Any], command: str, words: list[str]) -> int:
