@@ -25,10 +25,9 @@ class EvaluationSpec(Part):
     """Attacks on one checkpoint of a trial, on the first ``images`` test images, in the trial's threat model.
 
     ``pgd`` is PGD on cross-entropy, ``pgd_steps`` steps of ``pgd_step_size`` from each of ``pgd_restarts`` random
-    starts, of which the worst counts; ``autoattack`` is the
-    standard ensemble; some of its members can be asked for instead, and run as a cascade in its order. Order and
-    repetition of ``attacks`` mean nothing. Batch size is part of the digest because AutoAttack's library reseeds
-    per batch.
+    starts, of which the worst counts; ``autoattack`` is the standard ensemble; some of its members can be asked for
+    instead, and run as a cascade in its order. Order and repetition of ``attacks`` mean nothing. Batch size is part of
+    the digest because AutoAttack's library reseeds per batch.
     """
 
     attacks: tuple[str, ...] = ("autoattack",)
@@ -65,10 +64,7 @@ class EvaluationSpec(Part):
     def digest(self, threat: AttackSpec) -> str:
         """16 hexadecimal digits: this evaluation under this threat model (norm and eps)."""
         facts = self.model_dump(mode="json") | {"norm": threat.norm, "eps": threat.eps}
-        for name in (
-            "pgd_step_size",
-            "pgd_restarts",
-        ):  # younger than the first outcomes: left out, as they knew none
+        for name in ("pgd_step_size", "pgd_restarts"):  # the first outcomes knew neither
             if facts[name] == type(self).model_fields[name].default:
                 del facts[name]
         return digest_of(facts | {"evaluation": EVALUATION})

@@ -213,6 +213,7 @@ class Agenda:
             label=wanted.label,
             formula=wanted.formula,
             configuration=wanted.configuration,
+            images=wanted.images,
             tags=self.sweep.tags_of(wanted.config) if role == "trial" else {},
         )
         ledger.append(self.file, row)

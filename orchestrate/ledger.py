@@ -4,7 +4,7 @@ Two kinds of line::
 
     {"row": 3, "t": ..., "role": "trial", "config": {"trial": 1, "method.beta": 3.0}, "seed": 0,
      "key": "...", "evaluations": ["..."], "label": "trades beta=3", "formula": "CE(clean) + 3*KL(...)",
-     "configuration": "...", "tags": {}}
+     "configuration": "...", "images": 1297, "tags": {}}
     {"row": 3, "t": ..., "state": "finished" | "pruned" | "failed", "reason": ""}
 
 ``config`` is the flat suggestion (which trial of the file, and a value for each of its dimensions); ``role`` is
@@ -34,6 +34,7 @@ class Row:
     label: str = ""
     formula: str = ""
     configuration: str = ""
+    images: int = 0
     tags: dict[str, str] = field(default_factory=dict)
     t: int = 0
     state: str = "open"

@@ -45,6 +45,7 @@ class Wanted:
     helpers: tuple[Wanted, ...] = ()
     evaluations: dict[str, EvaluationSpec] = field(default_factory=dict)
     cost: float = 0.0
+    images: int = 0  # for training and validation
     configuration: str = ""  # what it has in common with other seeds: see orchestrate.configuration
 
 
@@ -178,6 +179,7 @@ class Planner:
             label=f"{head(spec.method.name, spec.method.with_)} (helper)",
             helpers=tuple(planned),
             cost=cost(spec, data.images),
+            images=data.images,
             configuration=configuration.digest(spec, alike),
         )
 

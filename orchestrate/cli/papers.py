@@ -189,5 +189,9 @@ def _show(store: Runs, chosen: Sheet, rows: Sequence[Row], output: Path | None =
             print(textwrap.fill(note, 118, subsequent_indent="  "))
     print(f"GPU-hours: of one training on an {hours.CARD}, from seconds per epoch in {hours.SOURCE}")
     if chosen.content.axes is not None:
-        png, page = picture.draw(chosen, compared, output or store.path / "papers")
-        print(f"picture: {png}\npage: {page}")
+        try:
+            png, page = picture.draw(chosen, compared, output or store.path / "papers")
+        except UserError as error:
+            print(f"no picture: {error}")
+        else:
+            print(f"picture: {png}\npage: {page}")

@@ -10,34 +10,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from orchestrate.papers.images import DATA, Images
 from orchestrate.papers.sheet import Row
 from training.spec import Choice, TrialSpec
 
 CARD = "RTX A6000"
 SOURCE = "ADR, Table 6"
 
-
-@dataclass(frozen=True)
-class Images:
-    """A data set as it is published: what a cost needs to know where the images are not at hand."""
-
-    shape: tuple[int, int, int]
-    classes: int
-    train: int
-
-
-DATA = {
-    "cifar10": Images((3, 32, 32), 10, 50_000),
-    "cifar100": Images((3, 32, 32), 100, 50_000),
-    "svhn": Images((3, 32, 32), 10, 73_257),
-    "tiny-imagenet": Images((3, 64, 64), 200, 100_000),
-    "imagenet": Images((3, 224, 224), 1000, 1_281_167),
-    "imagenet-100": Images((3, 224, 224), 100, 128_334),
-    "digits": Images((1, 8, 8), 10, 1_297),
-    "hat-toy": Images((3, 1, 1), 2, 400),
-}
 
 # Seconds per epoch of PGD-AT on CIFAR-10, batch 128, by the kind of network.
 MEASURED = {"resnet18": 81.0, "wrn-34-10": 575.0}

@@ -1,25 +1,24 @@
-"""What came out here: the tracked runs of a sheet's rows, and what they measured, read from MLflow.
+"""What came out here: the tracked runs of a sheet's rows, found in MLflow.
 
 A run repeats a row when its configuration is the row's (``parapet.configuration``: the same training but for the
-seed), whichever sweep trained it. A run that ``parapet papers run`` made for a row with other settings carries the
-row's tag, ``paper/ROW``, which says what was other: it is scaled-down, and shown as that. Accuracies are read from the
-runs' per-image outcomes, so what attack they mean, and on how many images, is never guessed.
+seed), whichever sweep trained it, on as many images as the data set has. A run that ``parapet papers run`` made for a
+row with other settings carries the row's tag, ``paper/ROW``, which says what was other: it is scaled-down, and shown
+as that. Accuracies are read from the runs' per-image outcomes, so what attack they mean, and on how many images, is
+never guessed.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from evaluation.spec import EvaluationSpec
 from orchestrate import configuration
-from orchestrate.papers.sheet import Column, Row, Sheet
+from orchestrate.papers.images import DATA
+from orchestrate.papers.sheet import Row, Sheet
 from orchestrate.runs import Runs
 from orchestrate.tracking import database
 from training.errors import UserError
@@ -32,68 +31,61 @@ if TYPE_CHECKING:
 
 TAG = "paper/"  # of a run that was made for a row, before the row's id
 FULL = "full"  # its value when nothing was changed; else what was
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One number of one run, in %. ``whole``: on all test images."""
-
-    value: float
-    images: int
-    whole: bool
+CONFIGURATION, IMAGES = "parapet.configuration", "parapet.images"
 
 
 @dataclass(frozen=True)
 class Ours:
-    """One finished run of a row. ``scaled`` says what was other than in the row; empty: nothing, a repetition."""
+    """One trained network of a row, by all its finished runs. ``scaled`` says what was other than in the row.
 
-    run: str
+    Nothing was where it is empty: then it is a repetition. ``began``: milliseconds since 1970.
+    """
+
     key: str
     seed: int
     scaled: str
     outcomes: tuple[Outcome, ...]
-
-    def measured(self, column: Column, checkpoint: str) -> Measured | None:
-        """What this run has for a column, on as many images as there are; None where it was not evaluated so."""
-        wanted = column.evaluation(checkpoint)
-        at = column.checkpoint or checkpoint
-        if column.not_yet:
-            return None
-        found = []
-        for outcome in self.outcomes:
-            spec = EvaluationSpec.model_validate(outcome.facts["spec"])
-            eps = outcome.facts["threat"]["eps"]
-            if spec.checkpoint == at and (wanted is None or _same(spec, wanted, eps)):
-                right = outcome.columns["correct" if wanted is None else "robust"]
-                found.append(Measured(100 * float(np.mean(right)), len(right), spec.images is None))
-        return max(found, key=lambda one: one.images) if found else None
+    began: int = 0
 
 
 def find(runs: Runs, sheets: Iterable[Sheet]) -> dict[str, list[Ours]]:
     """The finished runs of every row of some sheets, by the row's id. Raises UserError where the store is no use."""
     if not _there(runs):
         return {}
+    rows = {row.id: row for sheet in sheets for row in sheet.rows if row.sections is not None}
     rows_of: dict[str, list[str]] = defaultdict(list)
-    for row in (row for sheet in sheets for row in sheet.rows if row.sections is not None):
+    for row in rows.values():
         rows_of[configuration_of(row)].append(row.id)
-    wanted = {name for names in rows_of.values() for name in names}
     found: dict[str, dict[str, Ours]] = defaultdict(dict)
     with tempfile.TemporaryDirectory(prefix="parapet-") as scratch:
         for client, run in _finished(runs):
             tags = run.data.tags
-            full = rows_of.get(tags.get("parapet.configuration", ""), [])
-            other = {row: tags[tag_of(row)] for row in wanted if tag_of(row) in tags and row not in full}
-            if not full and not other:
+            reasons = {
+                name: _other_images(rows[name], tags) for name in rows_of.get(tags.get(CONFIGURATION, ""), [])
+            }
+            for name in rows.keys() - reasons.keys():
+                if tag_of(name) in tags:
+                    text = tags[tag_of(name)]
+                    reasons[name] = text if text != FULL else "another version of the row"
+            ours = _read(client, run, Path(scratch)) if reasons else None
+            if ours is None or not ours.outcomes:
                 continue
-            ours = _read(client, run, Path(scratch))
-            if not ours.outcomes:
-                continue
-            for name in full:
-                found[name].setdefault(ours.key, ours)
-            for name, text in other.items():
-                scaled = text if text != FULL else "another version of the row"
-                found[name].setdefault(ours.key, replace(ours, scaled=scaled))
+            for name, reason in reasons.items():
+                known = found[name].get(ours.key)  # a store of several folders may have a network twice
+                outcomes = (known.outcomes if known else ()) + ours.outcomes
+                found[name][ours.key] = replace(known or ours, scaled=reason, outcomes=outcomes)
     return {name: sorted(by_key.values(), key=lambda o: (o.seed, o.key)) for name, by_key in found.items()}
+
+
+def _other_images(row: Row, tags: Mapping[str, str]) -> str:
+    """Why a run of a row's configuration was not trained on the row's images, as far as their number tells."""
+    spec = row.spec()
+    assert spec is not None, "only of rows that can be trained"
+    data = DATA.get(spec.data.name)
+    images = tags.get(IMAGES, "")
+    if data is None or not data.counted or not images or int(images) == (spec.data.train_size or data.train):
+        return ""
+    return f"{int(images):,} training images in place of {data.train:,}"
 
 
 def tag_of(row: str) -> str:
@@ -111,18 +103,6 @@ def configuration_of(row: Row) -> str:
         raise UserError(f"{row.id}: {error}") from None
 
 
-def _same(spec: EvaluationSpec, wanted: EvaluationSpec, eps: float) -> bool:
-    """The same attacks with the same strength, on however many images."""
-    if spec.attacks != wanted.attacks:
-        return False
-    return "pgd" not in wanted.attacks or _strength(spec, eps) == _strength(wanted, eps)
-
-
-def _strength(spec: EvaluationSpec, eps: float) -> tuple[int, float, int]:
-    step = eps / 4 if spec.pgd_step_size is None else spec.pgd_step_size
-    return spec.pgd_steps, round(step, 9), spec.pgd_restarts
-
-
 def _there(runs: Runs) -> bool:
     """Is there a store to look into?"""
     address = database.uri(runs)
@@ -130,7 +110,7 @@ def _there(runs: Runs) -> bool:
 
 
 def _finished(runs: Runs) -> Iterator[tuple[MlflowClient, Run]]:
-    """All finished runs of trials, the last ones first."""
+    """All finished runs that stand for a key, the last ones first; not those of a training that was thrown away."""
     from mlflow.exceptions import MlflowException
 
     client = database.prepare(runs)
@@ -140,13 +120,12 @@ def _finished(runs: Runs) -> Iterator[tuple[MlflowClient, Run]]:
         while experiments and (token is None or token):
             page = client.search_runs(
                 experiments,
-                "attributes.status = 'FINISHED' and tags.`parapet.role` = 'trial'",
+                "attributes.status = 'FINISHED'",
                 order_by=["start_time DESC"],
                 page_token=token,
                 max_results=1000,
             )
-            for run in page:
-                yield client, run
+            yield from ((client, run) for run in page if "parapet.key" in run.data.tags)
             token = page.token or ""
     except MlflowException as error:
         why = str(error).strip().partition("\n")[0]
@@ -163,9 +142,8 @@ def _read(client: MlflowClient, run: Run, scratch: Path) -> Ours:
             read.append(outcomes.read(place))
         except UserError:
             continue
-    tags: dict[str, Any] = run.data.tags
     seed = int(run.data.params.get("seed", 0))
-    return Ours(run.info.run_id, tags.get("parapet.key", run.info.run_id), seed, "", tuple(read))
+    return Ours(run.data.tags["parapet.key"], seed, "", tuple(read), run.info.start_time or 0)
 
 
 def _outcome_files(client: MlflowClient, run_id: str, scratch: Path) -> list[Path]:

@@ -86,7 +86,7 @@ def draw(sheet: Sheet, compared: Sequence[Compared], folder: Path) -> tuple[Path
 def _panels(sheet: Sheet, compared: Sequence[Compared], group: str) -> list[Panel]:
     title = sheet.content.groups[group].title or group
     rows = [one for one in compared if one.row.group == group]
-    scaled = list(dict.fromkeys(reason for one in rows for reason in one.scaled))
+    scaled = list(dict.fromkeys(one.scaled for one in rows if one.scaled))
     panels = [
         Panel(title, _marks(sheet, rows, False), False),
         Panel(f"{title}: ours, scaled-down\n{'; '.join(scaled)}", _marks(sheet, rows, True), True),

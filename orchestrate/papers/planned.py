@@ -19,11 +19,13 @@ from orchestrate.sweep_file import Sweep
 from training.errors import UserError
 from training.spec import TrialSpec, flatten
 
+NOTHING_ASKED = {"attacks": ["pgd"]}  # where no column can be measured yet: something that costs little
 ELSEWHERE = ("data.root=", "concurrency=", "resources.", "limits.", "project=")  # where and how, not what
 
 
 # On 8x8 images a wide network takes hours of what it was not made for, and mirrored digits are none.
-DIGITS = dict.fromkeys(("data=digits", "data.name=digits"), "data={name: digits, augment: none}")
+DIGITS = ("data=digits", "data.name=digits")
+DIGITS_DATA = {"name": "digits", "augment": "none", "size": None, "extra": None}
 DIGITS_MODEL, DIGITS_JUDGED = "small-cnn", 200
 
 
@@ -58,16 +60,24 @@ def plan(
     source = f"parapet papers run {sheet.name}"
     named = any(text.startswith("name=") for text in overrides)
     words = [] if named else [f"name={_name(sheet, picked, overrides)}"]
-    digits = bool({"data=digits", "data.name=digits"} & set(overrides))
+    digits = bool({*DIGITS} & {*overrides})
+    for text in overrides:
+        if text.partition("=")[0].strip() == "trials":
+            raise UserError(
+                f"{text}: the trials are the sheet's rows; override their fields, or choose with --rows"
+            )
     content = _content(sheet, able, seeds)
     if digits:
         content |= {"trials": [_narrow(trial) for trial in content["trials"]]}
         content["evaluate"] |= {"images": DIGITS_JUDGED}
-    sweep = sweep_file.build(content, source, [*(DIGITS.get(t, t) for t in overrides), *words])
+    sweep = sweep_file.build(content, source, [*(text for text in overrides if text not in DIGITS), *words])
     _refuse_spaces(sweep, source)
     kept = []
     for index, row in enumerate(able):
         said = flatten(sweep.template(index))  # paths are absolute by now
+        if digits and needs_extra(row):
+            left_out.append(f"{row.id}: its method trains on extra images, and digits have none")
+            continue
         lacking = [field for field in row.given.needs if Path(str(said.get(field, ""))).name == UNKNOWN]
         if lacking:
             left_out += [f"{row.id}: needs {field}=FILE ({row.given.needs[field]})" for field in lacking]
@@ -75,7 +85,10 @@ def plan(
             kept.append(index)
     if not kept:
         raise UserError(f"{source}: nothing can be run: {'; '.join(left_out)}")
-    evaluated = set(sheet.evaluations(able)) <= set(sweep.evaluate.specs())  # all, and on all test images
+    asked, done = (
+        {_plain(one) for one in several} for several in (sheet.evaluations(able), sweep.evaluate.specs())
+    )
+    evaluated = asked <= done  # all, and on all test images
     told = " ".join(text for text in overrides if not text.startswith("name=")) or "other attacks"
     trials, scaled = [], []
     for index in kept:
@@ -93,7 +106,7 @@ def plan(
 
 
 def _content(sheet: Sheet, rows: Sequence[Row], seeds: int) -> dict[str, Any]:
-    first, *more = [_said(one) for one in sheet.evaluations(rows)] or [{}]
+    first, *more = [_said(one) for one in sheet.evaluations(rows)] or [NOTHING_ASKED]
     return {
         "name": "rows",
         "seeds": list(range(seeds)),
@@ -110,7 +123,22 @@ def _narrow(sections: Mapping[str, Any]) -> dict[str, Any]:
         method = method | {"model": None, "parameters": None}
     if "lbgat" in added:
         method = method | {"with": added | {"lbgat": added["lbgat"] | {"model": None, "parameters": None}}}
-    return dict(sections) | {"method": method, "model": {"name": DIGITS_MODEL}}
+    return dict(sections) | {"method": method, "model": {"name": DIGITS_MODEL}, "data": DIGITS_DATA}
+
+
+def needs_extra(row: Row) -> bool:
+    """Can its method not be trained without extra images?"""
+    from training.recipes import build
+
+    spec = row.spec()
+    assert spec is not None
+    resolved = configuration.of(spec)[0]
+    return build(resolved.method, resolved.attack).extra
+
+
+def _plain(evaluation: EvaluationSpec) -> EvaluationSpec:
+    """An evaluation but for how many images are attacked at once."""
+    return evaluation.model_copy(update={"batch_size": 1})
 
 
 def _said(evaluation: EvaluationSpec) -> dict[str, Any]:

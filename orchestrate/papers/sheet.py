@@ -6,7 +6,7 @@
     title: HAT and other defenses, ResNet-18
     says: ...                        # what the paper says of it
     chosen: ...                      # what was decided where the paper is silent; where text and program differ
-    spread: {kind: sd, runs: 3}      # what a printed +- is: sd of runs, interval95 of their mean, or none
+    spread: {kind: sd, runs: 3}      # what a printed +- is: sd, population-sd, interval95 of the mean, or none
     columns:
       clean: {title: Clean}                                   # accuracy on clean images
       robust: {title: AutoAttack, attacks: [autoattack]}
@@ -72,13 +72,20 @@ class Printed(Part):
         return {"value": given} if isinstance(given, int | float) else given
 
     def __str__(self) -> str:
-        return f"{self.value:.2f}" if self.spread is None else f"{self.value:.2f} ± {self.spread:.2f}"
+        return (
+            _places(self.value) if self.spread is None else f"{_places(self.value)} ± {_places(self.spread)}"
+        )
+
+
+def _places(value: float) -> str:
+    """Two decimal places, and more where more are printed."""
+    return f"{value:.2f}" if round(value, 2) == value else f"{value:g}"
 
 
 class Spread(Part):
     """What a printed +- is, and over how many trainings the printed value is a mean."""
 
-    kind: Literal["none", "sd", "interval95"] = "none"
+    kind: Literal["none", "sd", "population-sd", "interval95"] = "none"
     runs: int = Field(1, ge=1)
 
     @model_validator(mode="after")

@@ -18,11 +18,17 @@ def lines(compared: Iterable[Compared], columns: Sequence[str]) -> Iterator[tupl
         yield (
             one.row.id,
             " / ".join(NONE if c.printed is None else f"{c.printed.value:.2f}" for c in cells),
-            " / ".join(_ours(c) for c in cells) if one.runs else NONE,
-            NONE if one.scaled or not one.runs else " / ".join(_difference(c) for c in cells),
+            _joined(_ours(c) for c in cells),
+            NONE if one.scaled else _joined(_difference(c) for c in cells),
             str(one.runs or NONE),
             one.verdict,
         )
+
+
+def _joined(cells: Iterable[str]) -> str:
+    """Between slashes, or one dash where none says anything."""
+    texts = list(cells)
+    return NONE if set(texts) <= {NONE} else " / ".join(texts)
 
 
 def shown_columns(sheet: Sheet) -> tuple[str, ...]:
@@ -129,11 +135,12 @@ def _says(compared: Compared, cell: Cell) -> str:
     if cell.ours is None:
         return "not run" if compared.row.sections is not None else "not trained here"
     if compared.scaled:
-        return f"scaled-down: {'; '.join(compared.scaled)}"
+        return f"scaled-down: {compared.scaled}"
     if cell.agrees is None:
         return NONE
     one = " (one seed)" if cell.runs == 1 else ""
-    return f"within ±{cell.tolerance:.2f}{one}" if cell.agrees else f"outside ±{cell.tolerance:.2f}{one}"
+    word = "too few to tell" if cell.loose else "within" if cell.agrees else "outside"
+    return f"{word} ±{cell.tolerance:.2f}{one}"
 
 
 def _escaped(text: str) -> str:

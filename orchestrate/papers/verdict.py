@@ -1,10 +1,10 @@
 """Is what came out here what was printed? Both are intervals, and what is compared is whether they agree.
 
-Printed: a mean of n trainings with their standard deviation s (its 95 % interval is t(n-1) s / sqrt(n)), or with a
-95 % interval of its own, or a number alone. Ours: the mean over seeds, with a 95 % interval of two parts that are
-added in quadrature: between seeds, t(m-1) s / sqrt(m), and over test images drawn anew, Wilson's interval. One
-seed says nothing of the spread between seeds; then the paper's own spread stands in, where it prints one. They agree
-where the difference is no larger than both intervals in quadrature.
+Printed: a mean of n trainings with their standard deviation, or with a 95 % interval of its own, or a number alone.
+Ours: the mean over m seeds. The deviation between trainings is pooled from the paper's and ours, as far as either is
+there; each mean then has an interval of t s / sqrt(count), Student's t of all the degrees of freedom together. Ours has
+that of test images drawn anew (Wilson) besides, added in quadrature. They agree where the difference is no larger than
+both intervals in quadrature; an agreement that loose data would allow almost anything is none (:data:`LOOSE`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from evaluation.front import wilson
+from orchestrate import configuration
+from orchestrate.papers.measure import Measured, measure
 from orchestrate.papers.ours import Ours
 from orchestrate.papers.sheet import Printed, Row, Sheet, Spread
+
+LOOSE = 3.0  # points: what methods are apart
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ class Cell:
         """Within the spread? None where there is nothing to compare."""
         return None if self.difference is None else abs(self.difference) <= self.tolerance
 
+    @property
+    def loose(self) -> bool:
+        """Does it agree only because almost anything would?"""
+        return bool(self.agrees) and self.tolerance > LOOSE
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -50,24 +59,35 @@ class Compared:
     row: Row
     cells: Mapping[str, Cell]
     runs: int
-    scaled: tuple[str, ...] = ()  # what was other in the runs that are shown; empty: they are repetitions
+    scaled: str = ""  # what was other in the runs that are shown; empty: they are repetitions
 
     @property
     def verdict(self) -> str:
-        """``within the spread``, ``not: ...``, ``not run``, ``scaled-down: ...``, ``not yet`` or ``not trained``."""
+        """What a list says of the row: ``within the spread``, ``not: ...``, ``incomplete: ...``, ``not run``, ..."""
         if self.row.given.untrained:
             return "not trained here"
         if self.scaled:
-            return f"scaled-down: {'; '.join(self.scaled)}"
-        compared = {name: cell for name, cell in self.cells.items() if cell.agrees is not None}
-        if compared:
-            off = {name: cell for name, cell in compared.items() if not cell.agrees}
-            if not off:
-                return "within the spread"
-            return "not: " + ", ".join(f"{name} {cell.difference:+.2f}" for name, cell in off.items())
+            return f"scaled-down: {self.scaled}"
+        if not self.runs:
+            return self._why_not_run()
+        # Nobody can tell whether a file that the user gave is the paper's.
+        return self._compared() + (" (with the files that were given)" if self.row.given.needs else "")
+
+    def _compared(self) -> str:
+        printed = {name: cell for name, cell in self.cells.items() if cell.printed is not None}
+        off = [f"{name} {cell.difference:+.2f}" for name, cell in printed.items() if cell.agrees is False]
+        lacking = [name for name, cell in printed.items() if cell.ours is None and not cell.not_yet]
+        loose = [f"{name} ±{cell.tolerance:.1f}" for name, cell in printed.items() if cell.loose]
+        if off:
+            return f"not: {', '.join(off)}"
+        if lacking:
+            return f"incomplete: {', '.join(lacking)} not evaluated"
+        if loose:
+            return f"too few to tell: {', '.join(loose)}"
+        return "within the spread" if any(cell.agrees for cell in printed.values()) else "nothing to compare"
+
+    def _why_not_run(self) -> str:
         printed = [cell for cell in self.cells.values() if cell.printed is not None]
-        if self.runs:
-            return "not evaluated so"
         if not printed:
             return "not run (nothing legible is printed)"
         if all(cell.not_yet for cell in printed):
@@ -78,71 +98,63 @@ class Compared:
 
 
 def compare(sheet: Sheet, row: Row, found: Sequence[Ours]) -> Compared:
-    """A row beside its repetitions; without any, beside its scaled-down runs."""
-    content = sheet.content
-    measured = {
-        name: [
-            (ours, one)
-            for ours in found
-            if (one := ours.measured(column, sheet.checkpoint_of(row))) is not None
-        ]
-        for name, column in content.columns.items()
-    }
-    whole = {o.key for m in measured.values() for o, one in m if not o.scaled and one.whole}
+    """A row beside its repetitions; without any, beside those of its scaled-down runs that are like the last one."""
+    spec = row.spec()
+    resolved = configuration.of(spec)[0] if spec is not None else None
+    measured: dict[str, list[tuple[Ours, Measured]]] = {name: [] for name in sheet.content.columns}
+    for name, column in sheet.content.columns.items():
+        for ours in found if resolved else ():
+            assert resolved is not None
+            one = measure(ours.outcomes, column, sheet.checkpoint_of(row), resolved, bool(ours.scaled))
+            if one is not None:
+                measured[name].append((ours, one))
+    reasons = {(ours.began, _reason(ours, one)) for several in measured.values() for ours, one in several}
+    scaled = "" if any(not reason for _, reason in reasons) else max(reasons, default=(0, ""))[1]
     cells: dict[str, Cell] = {}
-    reasons: dict[str, None] = {}
     shown: set[str] = set()
-    for name, column in content.columns.items():
+    for name, column in sheet.content.columns.items():
         printed = row.given.published.get(name)
-        taken = []
-        for ours, one in measured[name]:
-            repetition = not ours.scaled and one.whole
-            if repetition != bool(whole):
-                continue
-            taken.append(one)
-            shown.add(ours.key)
-            if not repetition:
-                reasons[ours.scaled or f"{one.images} test images"] = None
+        taken = [(ours, one) for ours, one in measured[name] if _reason(ours, one) == scaled]
+        shown |= {ours.key for ours, _ in taken}
         if taken:
-            values, images = [m.value for m in taken], min(m.images for m in taken)
-            cells[name] = cell(printed, row.spread if whole else Spread(), values, images)
+            values, images = [one.value for _, one in taken], min(one.images for _, one in taken)
+            cells[name] = cell(printed, Spread() if scaled else row.spread, values, images)
         else:
             cells[name] = Cell(printed, not_yet=column.not_yet or "")
-    return Compared(row, cells, len(shown), tuple(reasons))
+    return Compared(row, cells, len(shown), scaled)
+
+
+def _reason(ours: Ours, one: Measured) -> str:
+    """Why a number is of a scaled-down run; empty for a repetition's."""
+    return ours.scaled or ("" if one.whole else f"{one.images} test images")
 
 
 def cell(printed: Printed | None, spread: Spread, values: Sequence[float], images: int) -> Cell:
     """What one column says, of values in % (one per seed) on ``images`` test images each."""
-    mean = fmean(values)
-    sd = stdev(values) if len(values) > 1 else None
-    seeds = 0.0
-    if sd is not None:
-        seeds = _t(len(values) - 1) * sd / math.sqrt(len(values))
-    elif printed is not None and (theirs := per_run_sd(printed, spread)) is not None:
-        seeds = _t(spread.runs - 1) * theirs
+    mean, sd = fmean(values), stdev(values) if len(values) > 1 else None
     low, high = wilson(mean / 100, images)
-    drawn = 50 * (high - low)
-    half = math.hypot(seeds, drawn)
-    tolerance = math.hypot(half, half_of(printed, spread)) if printed else half
-    return Cell(printed, mean, sd, half, tolerance, len(values), images)
-
-
-def half_of(printed: Printed, spread: Spread) -> float:
-    """Half the 95 % interval of a printed mean; 0 where nothing is printed that would tell."""
-    if printed.spread is None or spread.kind == "none":
-        return 0.0
-    if spread.kind == "interval95":
-        return printed.spread
-    return _t(spread.runs - 1) * printed.spread / math.sqrt(spread.runs)
+    theirs = per_run_sd(printed, spread) if printed else None
+    known = [(n - 1, s) for n, s in ((spread.runs, theirs), (len(values), sd)) if s is not None]
+    freedom = sum(n for n, _ in known)
+    reach = _t(freedom) * math.sqrt(sum(n * s * s for n, s in known) / freedom) if known else 0.0
+    half = math.hypot(reach / math.sqrt(len(values)), 50 * (high - low))
+    printed_half = reach / math.sqrt(spread.runs) if theirs is not None else 0.0
+    return Cell(printed, mean, sd, half, math.hypot(half, printed_half), len(values), images)
 
 
 def per_run_sd(printed: Printed, spread: Spread) -> float | None:
-    """The standard deviation between the paper's trainings, as far as it prints it."""
-    if printed.spread is None or spread.kind == "none":
-        return None
-    if spread.kind == "sd":
-        return printed.spread
-    return printed.spread * math.sqrt(spread.runs) / _t(spread.runs - 1)
+    """The standard deviation between the paper's trainings (of n - 1 degrees of freedom), as far as it prints one."""
+    n = spread.runs
+    match printed.spread, spread.kind:
+        case None, _:
+            return None
+        case s, "sd":
+            return s
+        case s, "population-sd":
+            return s * math.sqrt(n / (n - 1))
+        case s, "interval95":
+            return s * math.sqrt(n) / _t(n - 1)
+    return None
 
 
 def _t(freedom: int) -> float:

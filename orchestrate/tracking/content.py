@@ -138,6 +138,7 @@ def tags(story: Story, rows: Sequence[Row], sweep: str, now: Standing) -> dict[s
         **{name: text for one in rows for name, text in one.tags.items()},
         "formula": row.formula,
         "parapet.configuration": row.configuration,
+        "parapet.images": str(row.images or ""),
         "parapet.state": now.status.lower() if now.ended else story.state,
         "parapet.reason": now.reason,
         "parapet.role": "trial" if any(r.role == "trial" for r in rows) else row.role,

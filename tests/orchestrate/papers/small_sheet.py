@@ -69,6 +69,7 @@ class Store:
         key: str = "",
         images: int = 10_000,
         part: bool = False,
+        eps: float = 8 / 255,
         **evaluation: Any,
     ) -> str:
         """A finished run that holds on such shares of its images, judged by AutoAttack unless said otherwise.
@@ -80,22 +81,22 @@ class Store:
         run = self.client.create_run(self.experiment, tags=all_tags).info.run_id
         self.client.log_param(run, "seed", seed)
         with tempfile.TemporaryDirectory() as folder:
-            outcomes.write(outcome(clean, robust, images, evaluation), Path(folder) / "e.parquet")
+            outcomes.write(outcome(clean, robust, images, evaluation, eps), Path(folder) / "e.parquet")
             self.client.log_artifact(run, str(Path(folder) / "e.parquet"), "outcomes")
         self.client.set_terminated(run, "FINISHED")
         return str(run)
 
 
-def outcome(clean: float, robust: float, images: int, evaluation: dict[str, Any]) -> Outcome:
+def outcome(clean: float, robust: float, images: int, evaluation: dict[str, Any], eps: float) -> Outcome:
     spec = EvaluationSpec.model_validate(evaluation)
     facts: dict[str, Any] = dict.fromkeys(FACTS, "")
-    facts |= {"spec": spec.model_dump(mode="json"), "threat": {"norm": "linf", "eps": 8 / 255}}
+    facts |= {"spec": spec.model_dump(mode="json"), "threat": {"norm": "linf", "eps": eps}}
     columns = {
         "index": np.arange(images),
         "label": np.zeros(images, int),
         "clean_prediction": np.zeros(images, int),
         "clean_margin": np.zeros(images),
         "correct": np.arange(images) < round(images * clean),
-        "robust": np.arange(images) < round(images * robust),
+        **{name: np.arange(images) < round(images * robust) for name in (*spec.attacks, "robust")},
     }
     return Outcome(columns, facts)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import t as student
 from small_sheet import Store, built
@@ -20,16 +22,29 @@ SHEET = built()
 TRADES, HAT, OTHER = SHEET.rows
 
 
+FULL = {"parapet.configuration": configuration_of(TRADES)}
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """TRADES three times by some sweep, once in part; HAT only scaled down, and once by a wrong attack."""
+    """TRADES three times by some sweep, HAT only scaled down, and something else."""
     store = Store(tmp_path_factory.mktemp("store"))
-    full = {"parapet.configuration": configuration_of(TRADES)}
     for seed, clean in enumerate((0.826, 0.828, 0.830)):
-        store.add(clean, 0.488, tags=full, seed=seed)
+        store.add(clean, 0.488, tags=FULL, seed=seed)
     store.add(0.5, 0.4, tags={tag_of(HAT.id): "data=digits"}, images=200)
     store.add(0.1, 0.1, tags={"parapet.configuration": "another"})
     return store
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Store:
+    """A store of the test's own."""
+    return Store(tmp_path)
+
+
+def judged(store: Store) -> Compared:
+    """What is made of TRADES' runs."""
+    return verdict.compare(SHEET, TRADES, ours.find(store.runs, [SHEET]).get(TRADES.id, []))
 
 
 def compared(store: Store) -> dict[str, Compared]:
@@ -39,18 +54,18 @@ def compared(store: Store) -> dict[str, Compared]:
 
 def test_repetitions_are_known_by_their_configuration_whoever_ran_them(store: Store) -> None:
     one = compared(store)["trades"]
-    assert (one.runs, one.scaled) == (3, ())
+    assert (one.runs, one.scaled) == (3, "")
     clean = one.cells["clean"]
     assert clean.ours == pytest.approx(82.8)
     assert clean.sd == pytest.approx(0.2)
     assert clean.difference == pytest.approx(0.07)
-    assert one.verdict == "within the spread"
+    assert one.verdict == "within the spread", "which no number of PGD is printed for"
     assert one.cells["pgd"].ours is None, "nobody ran PGD"
 
 
 def test_a_scaled_down_run_has_no_difference_and_no_verdict(store: Store) -> None:
     one = compared(store)["hat+wa"]
-    assert one.scaled == ("data=digits",)
+    assert one.scaled == "data=digits"
     assert one.verdict == "scaled-down: data=digits"
     [line] = tables.lines([one], ("clean", "robust"))
     assert line[3] == "-"
@@ -65,20 +80,68 @@ def test_what_cannot_be_trained_or_measured_says_so(store: Store) -> None:
     assert found["hat+wa"].cells["cw"].not_yet == "CW"
 
 
-def test_a_repetition_judged_on_a_part_of_the_images_is_scaled_down(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    tags = {"parapet.configuration": configuration_of(TRADES)}
-    store.add(0.83, 0.49, tags=tags, images=500, part=True)
-    found = ours.find(store.runs, [SHEET])
-    one = verdict.compare(SHEET, TRADES, found[TRADES.id])
-    assert one.verdict == "scaled-down: 500 test images"
+def test_a_repetition_judged_on_a_part_of_the_images_is_scaled_down(empty: Store) -> None:
+    empty.add(0.83, 0.49, tags=FULL, images=500, part=True)
+    assert judged(empty).verdict == "scaled-down: 500 test images"
     # A whole evaluation of another seed is what counts then.
-    store.add(0.83, 0.49, tags=tags, seed=1)
-    store.add(0.83, 0.45, tags=tags, seed=1, key="pgd", attacks=["pgd"], pgd_steps=20)
-    one = verdict.compare(SHEET, TRADES, ours.find(store.runs, [SHEET])[TRADES.id])
-    assert one.scaled == ()
+    empty.add(0.83, 0.49, tags=FULL, seed=1)
+    one = judged(empty)
+    assert one.scaled == ""
     assert one.cells["robust"].runs == 1
-    assert one.cells["pgd"].ours == pytest.approx(45.0)
+    empty.add(0.83, 0.1, tags=FULL, seed=2, images=300)  # all test images of some other CIFAR-10
+    assert judged(empty).cells["robust"].runs == 1
+
+
+@pytest.mark.parametrize(
+    ("tags", "evaluation", "verdict_"),
+    [
+        ({}, {"eps": 1 / 255}, "incomplete: robust not evaluated"),
+        ({}, {"attacks": ["pgd"], "pgd_steps": 10}, "incomplete: robust not evaluated"),
+        ({"parapet.superseded": "k"}, {"key": None}, "not run"),
+        ({"parapet.images": "300"}, {}, "scaled-down: 300 training images in place of 50,000"),
+        ({"parapet.images": "50000"}, {}, "within the spread"),
+        ({"parapet.role": "helper"}, {}, "within the spread"),
+    ],
+)
+def test_what_is_no_repetition_does_not_count_and_what_is_does(
+    empty: Store, tags: dict[str, str], evaluation: dict[str, Any], verdict_: str
+) -> None:
+    run = empty.add(0.8273, 0.488, tags=FULL | tags, **({} if "key" in evaluation else evaluation))
+    if "key" in evaluation:  # thrown away by --fresh
+        empty.client.delete_tag(run, "parapet.key")
+    assert judged(empty).verdict == verdict_
+
+
+def test_one_network_in_two_runs_is_one_with_both_their_evaluations(empty: Store) -> None:
+    empty.add(0.8273, 0.488, tags=FULL, key="k")
+    empty.add(0.8273, 0.52, tags=FULL, key="k", attacks=["pgd"], pgd_steps=20)
+    empty.add(0.8, 0.4, tags=FULL, key="k", images=100, part=True)
+    one = judged(empty)
+    assert (one.runs, one.scaled) == (1, "")
+    assert (one.cells["robust"].ours, one.cells["pgd"].ours) == pytest.approx((48.8, 52.0))
+
+
+def test_autoattack_is_read_out_of_an_evaluation_by_more(empty: Store) -> None:
+    empty.add(0.8273, 0.488, tags=FULL, attacks=["pgd", "autoattack"], pgd_steps=10)
+    one = judged(empty)
+    assert one.cells["robust"].ours == pytest.approx(48.8)
+    assert one.cells["pgd"].ours is None, "of 10 steps, where the column has 20"
+
+
+def test_scaled_down_runs_of_different_kinds_are_not_averaged(empty: Store) -> None:
+    for clean, text in ((0.5, "data=digits"), (0.9, "train.epochs=1")):
+        empty.add(clean, 0.4, tags={tag_of(TRADES.id): text})
+    one = judged(empty)
+    assert one.cells["clean"].ours == pytest.approx(90.0), "the last one's"
+    assert (one.runs, one.scaled) == (1, "train.epochs=1")
+
+
+def test_two_seeds_far_apart_tell_nothing() -> None:
+    wide = verdict.cell(Printed(value=50.0), Spread(), [48.0, 51.0], 10_000)
+    assert wide.agrees
+    assert wide.loose
+    compared = Compared(TRADES, {"clean": wide}, 2)
+    assert compared.verdict.startswith("too few to tell: clean ±")
 
 
 def test_without_a_store_nothing_was_run(tmp_path: Path) -> None:
@@ -87,15 +150,21 @@ def test_without_a_store_nothing_was_run(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_intervals_are_students_and_wilsons() -> None:
+def test_deviations_are_pooled_and_intervals_are_students_and_wilsons() -> None:
     printed, spread = Printed(value=50.0, spread=0.3), Spread(kind="sd", runs=3)
-    values = [49.0, 50.0, 51.0]
-    cell = verdict.cell(printed, spread, values, 10_000)
-    t2 = student.ppf(0.975, 2)
-    low, high = wilson(0.5, 10_000)
-    half = math.hypot(t2 * 1.0 / math.sqrt(3), 50 * (high - low))
+    cell = verdict.cell(printed, spread, [49.0, 50.0, 51.0, 52.0], 10_000)
+    pooled = math.sqrt((2 * 0.3**2 + 3 * np.var([49, 50, 51, 52], ddof=1)) / 5)
+    t5 = student.ppf(0.975, 5)
+    low, high = wilson(0.505, 10_000)
+    half = math.hypot(t5 * pooled / math.sqrt(4), 50 * (high - low))
     assert cell.half == pytest.approx(half)
-    assert cell.tolerance == pytest.approx(math.hypot(half, t2 * 0.3 / math.sqrt(3)))
+    assert cell.tolerance == pytest.approx(math.hypot(half, t5 * pooled / math.sqrt(3)))
+
+
+def test_a_deviation_that_divides_by_n_is_made_one_that_divides_by_n_minus_1() -> None:
+    printed = Printed(value=50.0, spread=float(np.std([1.0, 2.0, 4.0])))
+    found = verdict.per_run_sd(printed, Spread(kind="population-sd", runs=3))
+    assert found == pytest.approx(np.std([1.0, 2.0, 4.0], ddof=1))
 
 
 def test_one_seed_borrows_the_papers_deviation() -> None:
@@ -104,6 +173,7 @@ def test_one_seed_borrows_the_papers_deviation() -> None:
     t6 = student.ppf(0.975, 6)
     sd = 0.1 * math.sqrt(7) / t6
     assert one.half == pytest.approx(t6 * sd, rel=1e-2)
+    assert one.tolerance == pytest.approx(math.hypot(t6 * sd, 0.1), rel=1e-2)
     alone = verdict.cell(Printed(value=50.0), Spread(), [50.0], 10_000)
     assert alone.half == pytest.approx(50 * (wilson(0.5, 10_000)[1] - wilson(0.5, 10_000)[0]))
 

@@ -31,7 +31,14 @@ def test_a_row_is_run_as_it_is_printed() -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["data.root=somewhere", "train.channels_last=true", "resources.cpus=2", "concurrency=1"]
+    "override",
+    [
+        "data.root=somewhere",
+        "train.channels_last=true",
+        "resources.cpus=2",
+        "concurrency=1",
+        "evaluate.batch_size=64",
+    ],
 )
 def test_where_and_how_fast_it_runs_is_no_change(override: str) -> None:
     assert tags(planned.plan(SHEET, SHEET.rows, 1, [override])) == [FULL, FULL]
@@ -61,11 +68,24 @@ def test_a_change_that_changes_nothing_is_none() -> None:
 def test_digits_bring_a_small_network_unless_one_is_named() -> None:
     plan = planned.plan(SHEET, SHEET.rows, 1, ["data=digits"])
     assert plan.sweep.template(0)["model"] == {"name": "small-cnn"}
-    assert plan.sweep.template(0)["data"] == {"name": "digits", "augment": "none"}
+    assert plan.sweep.template(0)["data"] == planned.DIGITS_DATA
     assert plan.sweep.evaluate.images == 200
     own = planned.plan(SHEET, SHEET.rows, 1, ["data=digits", "model=mlp", "evaluate.images=50"])
     assert own.sweep.template(0)["model"] == {"name": "mlp"}
     assert own.sweep.evaluate.images == 50
+
+
+@pytest.mark.parametrize("name", ["he/table4", "lbgat/table6", "hat/table4", "he/table7"])
+def test_digits_need_neither_a_size_nor_extra_images(name: str) -> None:
+    one = sheet.read(name)
+    plan = planned.plan(one, one.rows, 1, ["data=digits"])
+    assert plan.rows
+    assert all("extra images, and digits have none" in sentence for sentence in plan.left_out)
+
+
+def test_where_no_column_can_be_measured_the_judgement_is_cheap() -> None:
+    one = sheet.read("he/table7")
+    assert planned.plan(one, one.rows, 1, []).sweep.evaluate.attacks == ("pgd",)
 
 
 def test_lbgats_second_network_is_narrow_on_digits_too() -> None:
@@ -88,6 +108,7 @@ def test_a_row_that_needs_a_file_is_left_out_until_it_is_given() -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
+        ("trials=[{method: trades}]", "the trials are the sheet's rows"),
         ("train.epocs=5", "did you mean 'epochs'"),
         ("method.beta={grid: [1, 2]}", "a row is one training"),
         ("model.widht=3", "model"),
