@@ -26,23 +26,23 @@ parapet papers run hat/table2 --rows cifar10 data=digits train.epochs=5 # a scal
 *`parapet papers show hat/table2` after the last of these commands: arrows lead from a baseline to a method.*
 
 ## What counts
-- **A repetition** is a finished run whose configuration is the row's (everything that is trained but the seed), trained
-  on as many images as the data set has, and evaluated in the row's threat model by the column's attack on all test images.
-  It is found in MLflow whichever sweep trained it.
+- **A repetition** is a finished run whose configuration is the row's (everything that is trained but the seed),
+  trained on as many images as the data set has, and evaluated in the row's threat model by the column's attack on all
+  test images. It is found in MLflow whichever sweep trained it.
 - **Scaled-down** is a run that `papers run` made with overrides that change what is trained or how it is judged. It
   is shown with what was changed, has no difference and no verdict, and never counts. With `data=digits` the networks
   become the small CNN and 200 images are attacked, unless `model=` or `evaluate.images=` say otherwise: a wide ResNet
   on 8x8 images takes hours of what it was not made for.
-- **Verdicts.** The deviation between trainings is pooled from the paper's (a printed standard deviation, or the one that a
-  printed interval implies) and ours over seeds, as far as either is there; each mean has an interval of t s / sqrt(count).
-  Ours has that of test images besides (Wilson), in quadrature. They agree, *within the spread*, when they differ by no
-  more than both intervals in quadrature, in every printed column that can be measured; else the row is *incomplete*. With
-  an allowance of more than 3 points the answer is *too few to tell*. With one seed and no printed spread only test images
-  are in it, and the table says "one seed".
+- **Verdicts.** The deviation between trainings is pooled from the paper's (a printed standard deviation, or the one
+  that a printed interval implies) and ours over seeds, as far as either is there; each mean has an interval of t s /
+  sqrt(count). Ours has that of test images besides (Wilson), in quadrature. They agree, *within the spread*, when
+  they differ by no more than both intervals in quadrature, in every printed column that can be measured; else the row
+  is *incomplete*. With an allowance of more than 3 points the answer is *too few to tell*. With one seed and no
+  printed spread only test images are in it, and the table says "one seed".
 - **Not yet**: a column whose attack or measure is not built. Its numbers are shown, the row trains all the same.
-- **Rows in a comparison** (`from` in a sheet, arrows in the picture) are of one recipe: same data, network, optimiser,
-  schedule, search and selection. A test holds every sheet to that, but for ADR's AWP, which its program runs without
-  Nesterov momentum. The same baseline differs by several points between the papers' recipes.
+- **Rows in a comparison** (`from` in a sheet, arrows in the picture) are of one recipe: same data, network,
+  optimiser, schedule, search and selection. A test holds every sheet to that, but for ADR's AWP, which its program
+  runs without Nesterov momentum. The same baseline differs by several points between the papers' recipes.
 - **Files that nobody can make here** (generated or pseudo-labelled images, one network of BGAT's ensemble) are given
   by path; without it the row is left out and says what it needs. A verdict says that it is with the files given.
 
