@@ -229,18 +229,25 @@ class _Preparation:
         sweep = parse_yaml(text, "sweep.yaml") if text else {}
         resources = (sweep.get("resources") or {}) if isinstance(sweep, dict) else {}
         noted = self.original.tags.get("parapet.threads", "")
-        cpus = float(self.wish.threads or noted or resources.get("cpus") or 1)
-        if not (self.wish.threads or noted or text):
-            self.doubts.append(
-                "threads: the store does not say how many there were, so it is one (--threads)"
-            )
+        known = noted or resources.get("cpus")
+        cpus = float(self.wish.threads or known or 1)
         threads = max(1, int(cpus))
+        if known is None:
+            self.doubts.append(f"threads: the store does not say how many there were; now it is {threads}")
+        elif threads != max(1, int(float(known))):
+            self.doubts.append(f"threads: it was {max(1, int(float(known)))}, and is {threads} now")
         was = self.original.tags.get("parapet.device", "")
         device = self.wish.device or ("cpu" if was == "cpu" else "cuda" if was else "auto")
         if was and (device == "cpu") != (was == "cpu"):
             self.doubts.append(f"device: it was {was}, and is {device} now")
         gpus = 0.0 if device == "cpu" else float(math.ceil(float(resources.get("gpus") or 1)))
-        self.told["runs on"] = f"{device}, threads: {threads}; the run was on {was or 'what is not known'}"
+        source = (
+            ""
+            if noted or self.wish.threads
+            else " (by its sweep file; a cluster's profile may have said more)"
+        )
+        on = f"{device}, threads: {threads}{source}; the run was on {was or 'what is not known'}"
+        self.told["runs on"] = on
         return Settings(self.wish.python, device, threads, installed), cpus, gpus
 
     def _check(self, placed: Placed, found: source.Source, settings: Settings) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shlex
 import shutil
 import tempfile
@@ -13,16 +14,18 @@ from pathlib import Path
 import yaml
 
 import clusters
-from clusters.base import Job
+from clusters.base import Cluster, Job
 from orchestrate import provenance
 from orchestrate.estimate import unique
 from orchestrate.events import story
 from orchestrate.imports import Imports
 from orchestrate.papers import planned, sheet
 from orchestrate.plan import Planner, Wanted, all_of
+from orchestrate.remote import needs
 from orchestrate.reproduce import batch, source
 from orchestrate.reproduce.batch import Settings, Step
 from orchestrate.runs import Runs, write_whole
+from orchestrate.sections import Resources
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,17 @@ def _prepare(wish: SheetWish, folder: Path) -> SheetBatch:
     _write_trials(runs, trials, planner.imports)
     write_whole(folder / "sweep.yaml", yaml.safe_dump(plan.sweep.dump(), sort_keys=False))
     whole = _write_source(folder / "source")
-    asked = plan.sweep.resources
-    gpus = 0.0 if wish.device == "cpu" else float(wish.device == "cuda" if asked.gpus is None else asked.gpus)
+    cpus, gpus = _room(wish, plan.sweep.resources, place)
     job_name = f"reproduce-{plan.sweep.name}-{folder.name}"
     job = Job(
         job_name,
         folder / "job" / job_name,
         ("sh", str(folder / "batch.sh")),
-        asked.cpus,
+        cpus,
         gpus,
         folder / "log.txt",
     )
-    settings = Settings(wish.python, wish.device, max(1, int(asked.cpus)), not whole)
+    settings = Settings(wish.python, wish.device, max(1, int(cpus)), not whole)
     steps = [
         Step(trial.key, f"{trial.label}, seed {trial.seed}", tuple(trial.evaluations)) for trial in trials
     ]
@@ -107,6 +109,18 @@ def _prepare(wish: SheetWish, folder: Path) -> SheetBatch:
     text = batch.script(folder, job_name, about, steps, settings, batch.site(str(place.plan(job))), then)
     write_whole(folder / "batch.sh", text)
     return SheetBatch(folder, tuple(steps), plan.left_out, len(plan.scaled), then, job)
+
+
+def _room(wish: SheetWish, asked: Resources, place: Cluster) -> tuple[float, float]:
+    """Cores and GPUs of the job: a sheet's trials go one after the other, so whole GPUs."""
+    import torch
+
+    if place.share is not None:
+        cpus, gpus = needs(asked, place.share)
+    else:
+        here = float(torch.cuda.is_available())
+        cpus, gpus = asked.cpus, here if asked.gpus is None else asked.gpus
+    return cpus, 0.0 if wish.device == "cpu" else float(math.ceil(gpus))
 
 
 def _command(wish: SheetWish, runs: Runs) -> str:
