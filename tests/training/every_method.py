@@ -1,7 +1,7 @@
 """Every method that a spec can name, as one table, and what it takes to run one on a few small images.
 
-Recipes and modifiers come from their registries: a new one is under every test of test_contract.py at once. A method
-that makes no sense is no row of the table; test_contract.py lists those.
+Recipes and modifiers come from their registries: a new one is under every test of test_contract_*.py at once. A method
+that makes no sense is no row of the table; test_contract_refusals.py lists those.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from training.models import build as build_model
 from training.recipes import MODIFIERS, RECIPES, build
 from training.resolve import resolve
 from training.spec import AttackSpec, MethodChoice, TrialSpec
+from training.squeeze import Squeeze
+from training.stages import PGD
 from training.views import Forward, Moment, Views, plain_forward
 
 CPU = torch.device("cpu")
@@ -97,6 +99,11 @@ def method_of(section: str | dict, **attack: object) -> Method:
     }
     whole = {"name": choice.name, "with": modifiers} | recipe
     return build(MethodChoice.model_validate(whole), AttackSpec.model_validate(attack))
+
+
+def searching(stage: object) -> bool:
+    """Does this stage look for adversarial points?"""
+    return isinstance(stage, (PGD, Squeeze))
 
 
 def refusal(section: str | dict) -> str | None:

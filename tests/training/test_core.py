@@ -1,4 +1,4 @@
-"""Views, terms and searches: forwards, modes, balls, formulas. What holds for every method is in test_contract.py."""
+"""Views, terms and searches: forwards, modes, balls, formulas. What holds for every method is in test_contract_*.py."""
 
 import copy
 
