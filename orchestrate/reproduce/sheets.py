@@ -22,7 +22,7 @@ from orchestrate.imports import Imports
 from orchestrate.papers import planned, sheet
 from orchestrate.plan import Planner, Wanted, all_of
 from orchestrate.remote import needs
-from orchestrate.reproduce import batch, source
+from orchestrate.reproduce import batch, environment, source
 from orchestrate.reproduce.batch import Settings, Step
 from orchestrate.runs import Runs, write_whole
 from orchestrate.sections import Resources
@@ -85,6 +85,7 @@ def _prepare(wish: SheetWish, folder: Path) -> SheetBatch:
     trials = unique(all_of(plan.sweep, planner))
     _write_trials(runs, trials, planner.imports)
     write_whole(folder / "sweep.yaml", yaml.safe_dump(plan.sweep.dump(), sort_keys=False))
+    write_whole(folder / "environment.txt", environment.lock_of(wish.python))
     whole = _write_source(folder / "source")
     cpus, gpus = _room(wish, plan.sweep.resources, place)
     job_name = f"reproduce-{plan.sweep.name}-{folder.name}"
