@@ -156,10 +156,10 @@ class Queue:
             self._scancel(*ids)
 
     def tell(self, ids: Sequence[str]) -> None:
-        """Send jobs SIGTERM, and take those that still wait out of the queue."""
+        """Take jobs that still wait out of the queue, before others make room for them, and send the rest SIGTERM."""
         if ids:
-            self._scancel("--signal=TERM", *ids)
             self._scancel("--state=PENDING", *ids)
+            self._scancel("--signal=TERM", *ids)
 
     def expire(self) -> None:
         """Let the next question be asked, however new the last answer is."""

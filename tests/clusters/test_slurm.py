@@ -221,7 +221,7 @@ def test_stopping_asks_first_and_cancels_what_does_not_listen(cluster: SlurmClus
     cluster.stop_all([waits, runs, stubborn], 0.4)
     assert time.monotonic() - began < 1.5
     ids = [waits.id, stubborn.id]
-    told, swept, cancelled = fake.calls("scancel")
+    swept, told, cancelled = fake.calls("scancel")
     assert (told, swept) == (["--signal=TERM", *ids], ["--state=PENDING", *ids])
     assert cancelled == [stubborn.id]
     assert fake.states() == {"100": "CANCELLED", "101": "COMPLETED", "102": "CANCELLED", "7": "RUNNING"}

@@ -1,8 +1,8 @@
 """A real Slurm for tests: one host plays controller, accounting and three nodes with two GPUs each, on loopback.
 
 Everything lives in one private folder and listens on free ports: munged, mariadbd, slurmdbd, slurmctld and a slurmd per
-node, each a child of the process that made the :class:`RealSlurm`. So teardown ends exactly these. It works for root
-and for an ordinary user, whose name all daemons run under. Nothing of the host's own Slurm is read or touched.
+node, each a child of the process that made the :class:`RealSlurm`: it ends them and nothing else, and they end with it.
+It works for root and for an ordinary user, whose name all daemons run under. The host's own Slurm is not touched.
 
 What a site has and this has not: users, cgroups, a network, GPUs (links to ``/dev/null``; Slurm counts them and sets
 CUDA_VISIBLE_DEVICES all the same).
@@ -20,6 +20,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -114,11 +115,12 @@ class RealSlurm:
             self._reap(name)
 
     def restart(self, name: str) -> None:
-        """End one daemon and start it again."""
+        """End one daemon and start it again; it goes on with the state that it has saved (``-c`` would forget it)."""
         daemon = self.daemons.pop(name)
         daemon.terminate()
         daemon.wait(20)
-        self._daemon(name, *[str(word) for word in daemon.args])  # type: ignore[union-attr]
+        words = [str(word) for word in daemon.args][4:]  # type: ignore[union-attr]
+        self._daemon(name, *[word for word in words if word != "-c"])
 
     def _reap(self, name: str) -> None:
         daemon = self.daemons[name]
@@ -195,7 +197,13 @@ class RealSlurm:
     def _daemon(self, name: str, *command: str) -> None:
         with (self.folder / "log" / f"{name}.out").open("ab") as log:
             self.daemons[name] = subprocess.Popen(
-                command,
+                [
+                    sys.executable,
+                    "-m",
+                    "clusters.child",
+                    str(os.getpid()),
+                    *command,
+                ],  # it ends with us, however we do
                 env=os.environ | self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
