@@ -95,9 +95,8 @@ class RealSlurm:
 
     def end_jobs(self) -> None:
         """Cancel every job, and wait until none is left."""
-        every = "--state=PENDING,RUNNING,SUSPENDED"
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.run("scancel", every, f"--user={self.user}", check=False)
+            self.run("scancel", f"--user={self.user}", check=False)
             end = time.monotonic() + 15
             while self.run("squeue", "--noheader", check=False).strip() and time.monotonic() < end:
                 time.sleep(0.1)

@@ -19,7 +19,7 @@ from orchestrate.runs import Runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
-EPOCHS = 900  # some 20 s: longer than a driver needs to come back
+EPOCHS = 700  # some 15 s: longer than a driver needs to come back
 TRIALS = [{"method": {"name": "pgd-at"}}, {"method": {"name": "trades", "beta": 1}}]
 
 
