@@ -22,12 +22,12 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import yaml
 
 from clusters.process import me
-from orchestrate import ledger, reaper, remote
+from orchestrate import ledger, reaper, remote, webhook
 from orchestrate.agenda import Agenda, Pause
 from orchestrate.attendant import Attendant
 from orchestrate.interruption import Interrupted, listening
@@ -41,6 +41,9 @@ from orchestrate.search import grid, proposer
 from orchestrate.sweep_file import Sweep
 from training.errors import UserError
 
+if TYPE_CHECKING:
+    from orchestrate.report import Report
+
 LOOK_S = 0.2  # between two looks at the stop file
 
 
@@ -51,8 +54,10 @@ def run(sweep: Sweep, runs: Runs, *, cluster: str = "local", planner: Planner | 
         planner: of this sweep, where the caller has one that has read the data already.
 
     Raises:
-        UserError: a mistake in the sweep, a store that cannot be used, or the sweep is running already.
+        UserError: a mistake in the sweep, a store that cannot be used, or the sweep is running already; an address
+            for word of the end that is none.
     """
+    told_to = webhook.address()
     folder = runs.sweep(sweep.name)
     lock = Lock(folder.lock_file)
     try:
@@ -72,6 +77,10 @@ def run(sweep: Sweep, runs: Runs, *, cluster: str = "local", planner: Planner | 
         lock.release()
     if driver.attendant is not None and driver.attendant.lost:
         driver.attendant.replace_relay()
+    if told_to is not None:
+        problem = webhook.post(told_to, webhook.document(runs, sweep.name, code, driver.report))
+        if problem:
+            print(f"warning: {problem}", file=sys.stderr)
     if code >= 128:
         _leave(code)
     return code
@@ -86,6 +95,7 @@ class _Driver:
         self.token = secrets.token_hex(8)
         self.elsewhere = remote.open_cluster(cluster, runs)
         self.attendant: Attendant | None = None
+        self.report: Report | None = None
 
     def run(self) -> int:
         """All of it, up to the report, or up to an interruption; returns the exit code."""
@@ -162,7 +172,8 @@ class _Driver:
 
         if self.elsewhere is not None:
             remote.reap(self.runs, self.sweep.name, self.elsewhere)
-        report.show(report.make(self.runs, [self.sweep.name]))
+        self.report = report.make(self.runs, [self.sweep.name])
+        report.show(self.report)
         failed = any(row.state == "failed" for row in ledger.read(self.folder.ledger_file))
         attendant.end("FAILED" if failed else "FINISHED")
         return 1 if failed else 0

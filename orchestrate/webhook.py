@@ -1,0 +1,81 @@
+"""Word of a sweep's end for a chat or a script: one JSON document, posted to the address in PARAPET_WEBHOOK.
+
+``{"text": ..., "content": ..., "sweep": ..., "state": "finished", "code": 0, "counts": {"finished": 12, ...},
+"front": [{"label": ..., "clean": 97.5, "robust": 71.0, "seeds": 2}, ...]}``: ``text`` is what Slack, Mattermost and
+Teams show, ``content`` what Discord does. An address may hold a password, so it is in no file that is tracked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from orchestrate import ledger
+from orchestrate.runs import Runs
+from training.errors import UserError
+
+if TYPE_CHECKING:
+    from orchestrate.report import Report
+
+VARIABLE = "PARAPET_WEBHOOK"
+PATIENCE_S = 10.0
+STATES = {0: "finished", 1: "failed"}
+
+
+def address() -> str | None:
+    """Where to post, if anywhere. Raises UserError where that is no http address."""
+    given = os.environ.get(VARIABLE)
+    if given and (urlsplit(given).scheme not in ("http", "https") or not urlsplit(given).netloc):
+        raise UserError(f"{VARIABLE}: should be an http or https address")
+    return given or None
+
+
+def document(runs: Runs, name: str, code: int, report: Report | None) -> dict[str, Any]:
+    """What is told of a sweep that ended with an exit code."""
+    rows = [row for row in ledger.read(runs.sweep(name).ledger_file) if row.role == "trial"]
+    counts = Counter(row.state for row in rows)
+    state = STATES.get(code, "stopped")
+    points = report.fronts[0].points if report and report.fronts else ()
+    front = [
+        {
+            "label": point.label,
+            "clean": round(100 * point.clean, 2),
+            "robust": round(100 * point.robust, 2),
+            "seeds": len(point.seeds),
+        }
+        for point in points
+        if point.front
+    ]
+    told = ", ".join(f"{number} {what}" for what, number in counts.items()) or "no trial"
+    best = "; ".join(f"{one['label']} {one['clean']:.1f}/{one['robust']:.1f}" for one in front[:6])
+    text = f"parapet sweep {name}: {state} ({told})" + (
+        f". On the front (clean/robust %): {best}" if best else ""
+    )
+    return {
+        "text": text,
+        "content": text,
+        "sweep": name,
+        "state": state,
+        "code": code,
+        "counts": dict(counts),
+        "front": front,
+    }
+
+
+def post(where: str, told: dict[str, Any]) -> str | None:
+    """Post it; what went wrong, in one sentence without the address, or None. A sweep's result never hangs on it."""
+    request = urllib.request.Request(
+        where, json.dumps(told).encode(), {"Content-Type": "application/json"}, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S):
+            return None
+    except urllib.error.HTTPError as error:
+        return f"{VARIABLE}: {urlsplit(where).hostname} answers {error.code} {error.reason}"
+    except (OSError, ValueError) as error:
+        return f"{VARIABLE}: {urlsplit(where).hostname} cannot be told: {error}"
