@@ -195,6 +195,7 @@ class Attempt:
             pid=os.getpid(),
             host=socket.gethostname(),
             device=str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
+            threads=self.settings.threads,
             resumes_at=checkpoint.position(self.trial.checkpoints, self.trial.key),
             versions={name: version(name) for name in ("parapet", "torch")},
         )
