@@ -79,6 +79,8 @@ def leftovers(runs: Runs, sweep: str, cluster: SlurmCluster) -> list[Leftover]:
     found = []
     for job in cluster.live(sweep):
         key = job.says("key")
+        if not cluster.state(cluster.handle(job)).live:
+            continue  # about to go
         known = recorded(runs.trial(key).path)
         if key not in states:
             found.append(Leftover(job, "the sweep has no such trial"))
