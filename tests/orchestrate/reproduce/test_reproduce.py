@@ -17,7 +17,6 @@ from orchestrate.cli import main
 from orchestrate.runs import Runs
 from training import checkpoint
 
-pytestmark = pytest.mark.xdist_group("processes")
 Said = pytest.CaptureFixture[str]
 
 
