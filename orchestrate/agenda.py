@@ -161,6 +161,8 @@ class Agenda:
             current = row.row in self.plans
             if current and row.state == "pruned" and row.reason == DROPPED:
                 self._set(row, "open")
+            if current and row.state == "finished" and not self._still_there(row):
+                self._set(row, "open")  # another sweep has set it aside, to train it again
             if current and row.state == "open":
                 self._schedule(row)
             elif current and self.replay and story(self.runs.trial(row.key).events).epochs:
@@ -170,6 +172,9 @@ class Agenda:
         for group in self.groups.values():
             self.missing += [(group, s) for s in self.sweep.seeds_of(group.config) if s not in group.rows]
             self._tell(group)
+
+    def _still_there(self, row: Row) -> bool:
+        return story(self.runs.trial(row.key).events).complete(row.evaluations)
 
     def _schedule(self, row: Row, first: bool = False) -> None:
         self.scheduled.add(row.row)

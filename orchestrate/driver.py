@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import signal
 import sys
 import threading
@@ -103,7 +104,7 @@ class _Driver:
             return self._run()
         except Interrupted as interrupted:
             self._wind_down("KILLED")
-            again = f"parapet sweep {self.sweep.name} --resume"
+            again = f"parapet sweep {self.sweep.name} --runs {shlex.quote(str(self.runs.path))} --resume"
             print(f"{self.sweep.name}: stopped ({interrupted}); {again} goes on from the checkpoints")
             return 128 + interrupted.number
         except BaseException:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-for library in ("OMP", "MKL", "OPENBLAS"):  # before PyTorch comes: threads that wait for each other cost the most
+# Before PyTorch comes: threads that wait for each other cost the most.
+for library in ("OMP", "MKL", "OPENBLAS"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ from training.errors import UserError
 
 if TYPE_CHECKING:
     from orchestrate.papers.sheet import Row, Sheet
+    from orchestrate.papers.verdict import Compared
 
 
 def complete_sheet(incomplete: str) -> list[str]:
@@ -91,7 +92,7 @@ def run(
         ),
     ] = None,
     rows: RowsOption = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, metavar="N", help="Seeds 0 to N - 1.")] = 1,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, metavar="N", help="Seeds 0 to N - 1.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again what is there already.")] = False,
     cluster: ClusterOption = "local",
@@ -109,7 +110,7 @@ def run(
     given = [*(overrides or []), *([f"concurrency={concurrency}"] if concurrency else [])]
     chosen = sheet.read(name)
     plan = planned.plan(chosen, chosen.select(rows), seeds, given, rows or "")
-    for sentence in plan.left_out:
+    for sentence in planned.together(plan.left_out):
         warn(f"left out: {sentence}")
     whole = [row for row in plan.rows if row not in plan.scaled]
     if plan.scaled:
@@ -173,7 +174,8 @@ def _show(store: Runs, chosen: Sheet, rows: Sequence[Row], output: Path | None =
     lines: list[tuple[str, ...]] = []
     for one in compared:
         cost = hours.of(one.row)
-        first = (one.row.id, str(one.runs or "-"), "-" if cost is None else f"{cost:.2f}")
+        name = f"{one.row.group}/{one.row.name}"
+        first = (name, str(one.runs or "-"), "-" if cost is None else f"{cost:.2f}")
         for number, cells in enumerate(tables.cells_of(one, chosen.content.columns)):
             lines.append((*(first if not number else ("", "", "")), *cells))
     print()
@@ -183,6 +185,8 @@ def _show(store: Runs, chosen: Sheet, rows: Sequence[Row], output: Path | None =
         print()
         table(tables.GAINS, gained)
     print()
+    for sentence in _legend(chosen, compared):
+        print(textwrap.fill(sentence, 118, subsequent_indent="  "))
     for one in compared:
         if one.row.given.note:
             note = f"{one.row.group}/{one.row.name}: {' '.join(one.row.given.note.split())}"
@@ -195,3 +199,29 @@ def _show(store: Runs, chosen: Sheet, rows: Sequence[Row], output: Path | None =
             print(f"no picture: {error}")
         else:
             print(f"picture: {png}\npage: {page}")
+
+
+def _legend(chosen: Sheet, compared: Sequence[Compared]) -> Iterator[str]:
+    """What the table's short words stand for."""
+    for column in chosen.content.columns.values():
+        if column.not_yet:
+            yield f"not yet: {column.title} is {column.not_yet}"
+    rows: dict[str, list[str]] = {}
+    for one in compared:
+        name = f"{one.row.group}/{one.row.name}"
+        for reason in (
+            *([one.scaled] if one.scaled else ()),
+            *(f"{text} (not shown)" for text in one.hidden),
+        ):
+            rows.setdefault(reason, []).append(name)
+    for reason, names in rows.items():
+        several = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"scaled-down: {reason}: {names[0]}{several}"
+    spread = chosen.content.spread
+    kinds = {
+        "sd": "standard deviation of",
+        "population-sd": "standard deviation of",
+        "interval95": "95 % interval of",
+    }
+    printed = f"published ±: {kinds[spread.kind]} {spread.runs} runs; " if spread.kind in kinds else ""
+    yield f"{printed}ours ±: half a 95 % interval over seeds and test images"

@@ -276,14 +276,15 @@ def _request(wanted: Sweep, store: Runs, trial: Wanted, cluster: str) -> str:
 
 
 def _set_aside(wanted: Sweep, store: Runs, trials: list[Wanted]) -> None:
-    """Move what is there of these trials, and of all that the sweep ran, to ``RUNS/old``; it is wanted again."""
+    """Move what is there of these trials to ``RUNS/old``; of a search that learns, of all that it ran."""
     from orchestrate import ledger
     from orchestrate.locks import Watch
 
     swept = store.sweep(wanted.name)
     _refuse_running(swept)
     rows = ledger.read(swept.ledger_file)
-    keys = dict.fromkeys([*(trial.key for trial in trials), *(row.key for row in rows)])
+    learnt = [row.key for row in rows] if wanted.search.name == "optuna" else []
+    keys = dict.fromkeys([*(trial.key for trial in trials), *learnt])
     there = [store.trial(key) for key in keys if store.trial(key).path.exists()]
     for trial in there:
         if Watch(trial.lock_file).held():
@@ -296,7 +297,8 @@ def _set_aside(wanted: Sweep, store: Runs, trials: list[Wanted]) -> None:
         number = 1 + sum(1 for _ in old.glob(f"{trial.key}.*"))
         trial.path.rename(old / f"{trial.key}.{number}")
     for row in rows:
-        ledger.close(swept.ledger_file, row.row, "open")
+        if row.key in keys:
+            ledger.close(swept.ledger_file, row.row, "open")
     if there:
         print(f"{len(there)} trials are trained again; what was there is in {old} (parapet clean removes it)")
 

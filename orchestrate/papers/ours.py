@@ -104,7 +104,9 @@ def configuration_of(row: Row) -> str:
 
 
 def _there(runs: Runs) -> bool:
-    """Is there a store to look into?"""
+    """Is there a store to look into? Raises UserError where RUNS cannot hold one."""
+    if runs.path.exists() and not runs.path.is_dir():
+        raise UserError(f"--runs: {runs.path} is no folder")
     address = database.uri(runs)
     return not address.startswith("sqlite:///") or Path(address.removeprefix("sqlite:///")).exists()
 

@@ -37,8 +37,10 @@ parapet papers run hat/table2 --rows cifar10 data=digits train.epochs=5 # a scal
   that a printed interval implies) and ours over seeds, as far as either is there; each mean has an interval of t s /
   sqrt(count). Ours has that of test images besides (Wilson), in quadrature. They agree, *within the spread*, when
   they differ by no more than both intervals in quadrature, in every printed column that can be measured; else the row
-  is *incomplete*. With an allowance of more than 3 points the answer is *too few to tell*. With one seed and no
-  printed spread only test images are in it, and the table says "one seed".
+  is *incomplete*; where they differ by more it is *outside*. An agreement that allows more than 3 points is *too few to
+  tell*. With one seed and no printed spread only test images are in it, and the table says "one seed".
+- **What is shown.** Repetitions, where there are any; else the scaled-down runs that are like the last one. What is not
+  shown is named below the table of `papers show`.
 - **Not yet**: a column whose attack or measure is not built. Its numbers are shown, the row trains all the same.
 - **Rows in a comparison** (`from` in a sheet, arrows in the picture) are of one recipe: same data, network,
   optimiser, schedule, search and selection. A test holds every sheet to that, but for ADR's AWP, which its program

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 NOT_ROBUST = 2.0  # %: below it a network has no robustness to speak of
 PRINTED, OURS = SOFT, COLOURS[0]
 ACROSS = 3  # panels side by side
+TITLE_WIDTH = 44  # characters
 Place = tuple[float, float]
 
 
@@ -84,17 +86,17 @@ def draw(sheet: Sheet, compared: Sequence[Compared], folder: Path) -> tuple[Path
 
 
 def _panels(sheet: Sheet, compared: Sequence[Compared], group: str) -> list[Panel]:
+    """What is printed with our repetitions, and a panel for each way in which rows were scaled down."""
     title = sheet.content.groups[group].title or group
     rows = [one for one in compared if one.row.group == group]
-    scaled = list(dict.fromkeys(one.scaled for one in rows if one.scaled))
-    panels = [
-        Panel(title, _marks(sheet, rows, False), False),
-        Panel(f"{title}: ours, scaled-down\n{'; '.join(scaled)}", _marks(sheet, rows, True), True),
-    ]
+    panels = [Panel(title, _marks(sheet, rows, ""), False)]
+    for scaled in dict.fromkeys(one.scaled for one in rows if one.scaled):
+        words = textwrap.fill(scaled, TITLE_WIDTH)
+        panels.append(Panel(f"{title}: scaled-down\n{words}", _marks(sheet, rows, scaled), True))
     return [panel for panel in panels if panel.marks]
 
 
-def _marks(sheet: Sheet, rows: Sequence[Compared], scaled: bool) -> tuple[Mark, ...]:
+def _marks(sheet: Sheet, rows: Sequence[Compared], scaled: str) -> tuple[Mark, ...]:
     by_id = {one.row.id: one for one in rows}
     marks = []
     for one in rows:
@@ -117,9 +119,9 @@ def _printed(sheet: Sheet, one: Compared) -> Place | None:
     return None if x is None or y is None else (x.value, y.value)
 
 
-def _ours(sheet: Sheet, one: Compared, scaled: bool) -> Place | None:
+def _ours(sheet: Sheet, one: Compared, scaled: str) -> Place | None:
     x, y = (one.cells[axis].ours for axis in sheet.content.axes or ())
-    return None if x is None or y is None or bool(one.scaled) != scaled else (x, y)
+    return None if x is None or y is None or one.scaled != scaled else (x, y)
 
 
 def _hover(sheet: Sheet, one: Compared) -> str:

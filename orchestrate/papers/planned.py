@@ -84,7 +84,7 @@ def plan(
         else:
             kept.append(index)
     if not kept:
-        raise UserError(f"{source}: nothing can be run: {'; '.join(left_out)}")
+        raise UserError(f"{source}: nothing can be run: {'; '.join(together(left_out))}")
     asked, done = (
         {_plain(one) for one in several} for several in (sheet.evaluations(able), sweep.evaluate.specs())
     )
@@ -124,6 +124,17 @@ def _narrow(sections: Mapping[str, Any]) -> dict[str, Any]:
     if "lbgat" in added:
         method = method | {"with": added | {"lbgat": added["lbgat"] | {"model": None, "parameters": None}}}
     return dict(sections) | {"method": method, "model": {"name": DIGITS_MODEL}, "data": DIGITS_DATA}
+
+
+def together(left_out: Sequence[str]) -> list[str]:
+    """Sentences ``ROW: why`` with the rows of each reason counted."""
+    rows: dict[str, list[str]] = {}
+    for row, _, why in (sentence.partition(": ") for sentence in left_out):
+        rows.setdefault(why, []).append(row)
+    return [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {why}"
+        for why, names in rows.items()
+    ]
 
 
 def needs_extra(row: Row) -> bool:

@@ -32,8 +32,10 @@ def _joined(cells: Iterable[str]) -> str:
 
 
 def shown_columns(sheet: Sheet) -> tuple[str, ...]:
-    """The columns of a list of many sheets: those that are drawn, else the first two."""
-    return sheet.content.axes or tuple(sheet.content.columns)[:2]
+    """The columns of a list of many sheets: those that are drawn, else the first two that can be measured."""
+    columns = sheet.content.columns
+    measured = tuple(name for name, column in columns.items() if not column.not_yet)
+    return sheet.content.axes or (measured or tuple(columns))[:2]
 
 
 def cells_of(compared: Compared, columns: Mapping[str, Column]) -> Iterator[tuple[str, str, str, str, str]]:
@@ -77,7 +79,7 @@ def gains(sheet: Sheet, compared: Sequence[Compared]) -> Iterator[tuple[str, ...
                 continue
             mark = " (scaled-down)" if ours is not None and one.scaled else ""
             yield (
-                one.row.id,
+                f"{one.row.group}/{one.row.name}",
                 base.row.name,
                 sheet.content.columns[name].title,
                 NONE if printed is None else f"{printed:+.2f}",
@@ -131,11 +133,11 @@ def _difference(cell: Cell) -> str:
 
 def _says(compared: Compared, cell: Cell) -> str:
     if cell.not_yet:
-        return f"not yet: {cell.not_yet}"
+        return "not yet"
     if cell.ours is None:
         return "not run" if compared.row.sections is not None else "not trained here"
     if compared.scaled:
-        return f"scaled-down: {compared.scaled}"
+        return "scaled-down"
     if cell.agrees is None:
         return NONE
     one = " (one seed)" if cell.runs == 1 else ""

@@ -60,10 +60,11 @@ class Compared:
     cells: Mapping[str, Cell]
     runs: int
     scaled: str = ""  # what was other in the runs that are shown; empty: they are repetitions
+    hidden: tuple[str, ...] = ()  # what was other in further runs, which are not shown
 
     @property
     def verdict(self) -> str:
-        """What a list says of the row: ``within the spread``, ``not: ...``, ``incomplete: ...``, ``not run``, ..."""
+        """What a list says of the row: ``within the spread``, ``outside: ...``, ``incomplete: ...``, ..."""
         if self.row.given.untrained:
             return "not trained here"
         if self.scaled:
@@ -79,7 +80,7 @@ class Compared:
         lacking = [name for name, cell in printed.items() if cell.ours is None and not cell.not_yet]
         loose = [f"{name} ±{cell.tolerance:.1f}" for name, cell in printed.items() if cell.loose]
         if off:
-            return f"not: {', '.join(off)}"
+            return f"outside: {', '.join(off)}"
         if lacking:
             return f"incomplete: {', '.join(lacking)} not evaluated"
         if loose:
@@ -121,7 +122,10 @@ def compare(sheet: Sheet, row: Row, found: Sequence[Ours]) -> Compared:
             cells[name] = cell(printed, Spread() if scaled else row.spread, values, images)
         else:
             cells[name] = Cell(printed, not_yet=column.not_yet or "")
-    return Compared(row, cells, len(shown), scaled)
+    hidden = dict.fromkeys(
+        reason for _, reason in sorted(reasons, reverse=True) if reason not in ("", scaled)
+    )
+    return Compared(row, cells, len(shown), scaled, tuple(hidden))
 
 
 def _reason(ours: Ours, one: Measured) -> str:

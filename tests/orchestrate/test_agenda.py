@@ -1,5 +1,6 @@
 """What is run next is right at any moment, for a driver that begins, goes on, or finds its file changed."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,15 @@ def test_a_row_is_on_disk_with_spec_and_evaluations_before_it_is_handed_out(runs
     assert trial.spec().method.name == "pgd-at"
     assert row.evaluations == ["e7"]
     assert trial.evaluation_file("e7").exists()
+
+
+def test_a_finished_trial_that_was_set_aside_meanwhile_runs_again(runs: Runs) -> None:
+    """Another sweep trained it afresh as a helper: it is there, and not evaluated."""
+    sweep = sweep_of(method("pgd-at"), method("trades", beta=1))
+    run_all(agenda_of(sweep, runs))
+    shutil.rmtree(runs.trial("pgd-at-0").path)
+    assert run_all(agenda_of(sweep, runs)) == ["pgd-at-0"]
+    assert run_all(agenda_of(sweep, runs)) == []
 
 
 def test_a_search_is_told_validation_and_the_mean_over_seeds(runs: Runs) -> None:

@@ -70,7 +70,7 @@ def test_a_scaled_down_run_has_no_difference_and_no_verdict(store: Store) -> Non
     [line] = tables.lines([one], ("clean", "robust"))
     assert line[3] == "-"
     says = [cells[-1] for cells in tables.cells_of(one, SHEET.content.columns)]
-    assert says == ["scaled-down: data=digits", "scaled-down: data=digits", "not yet: CW"]
+    assert says == ["scaled-down", "scaled-down", "not yet"]
 
 
 def test_what_cannot_be_trained_or_measured_says_so(store: Store) -> None:
@@ -133,7 +133,9 @@ def test_scaled_down_runs_of_different_kinds_are_not_averaged(empty: Store) -> N
         empty.add(clean, 0.4, tags={tag_of(TRADES.id): text})
     one = judged(empty)
     assert one.cells["clean"].ours == pytest.approx(90.0), "the last one's"
-    assert (one.runs, one.scaled) == (1, "train.epochs=1")
+    assert (one.runs, one.scaled, one.hidden) == (1, "train.epochs=1", ("data=digits",))
+    empty.add(0.83, 0.49, tags=FULL, seed=3)
+    assert set(judged(empty).hidden) == {"train.epochs=1", "data=digits"}
 
 
 def test_two_seeds_far_apart_tell_nothing() -> None:

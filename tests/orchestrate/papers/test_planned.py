@@ -120,6 +120,15 @@ def test_a_wrong_override_is_told_before_anything_starts(override: str, told: st
         planned.plan(SHEET, SHEET.rows[:1], 1, [override])
 
 
+def test_rows_that_lack_the_same_file_are_told_together() -> None:
+    one = sheet.read("hat/table4")
+    with pytest.raises(UserError) as caught:
+        planned.plan(one, one.rows, 1, [])
+    said = str(caught.value)
+    assert "hat/table4/cifar10-prn-18-ddpm/trades+wa and " in said
+    assert len(said) < 1200
+
+
 def test_a_sheet_of_rows_that_nobody_can_train_says_so() -> None:
     rows = {"other": CONTENT["groups"]["a"]["rows"]["other"]}
     one = built(CONTENT | {"groups": {"a": {"rows": rows}}})

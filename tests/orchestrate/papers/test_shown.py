@@ -62,6 +62,7 @@ def test_scaled_down_rows_are_drawn_apart(tmp_path: Path) -> None:
         (["papers", "show", "hat/table2", "--rows", "cifar11"], "no row 'cifar11'"),
         (["papers", "run", "hat/table2", "train.epocs=1"], "did you mean 'epochs'"),
         (["papers", "run", "hat/table2", "--seeds", "0"], "--seeds"),
+        (["papers", "run", "hat/table2", "--seeds", "1000000"], "--seeds"),
         (["papers", "show", "hat/table2", "--output", "/nowhere"], "there is no folder /nowhere"),
     ],
 )
@@ -72,6 +73,12 @@ def test_a_mistake_is_one_line_and_code_2(
     said = capsys.readouterr().err
     assert told in said
     assert len(said.strip().splitlines()) == 1
+
+
+def test_runs_that_are_no_folder_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["papers", "--runs", str(tmp_path / "file")]) == 2
+    assert f"--runs: {tmp_path / 'file'} is no folder" in capsys.readouterr().err
 
 
 def test_a_dry_run_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
