@@ -8,9 +8,11 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 demo: setup
 	$(BIN)/parapet sweep sweeps/digits.yaml
 
-# Tests that start sweeps of many processes, and time them, run one after the other on one core; the rest beside them.
+# Tests that start sweeps of many processes, and time them, run one after the other, and so do those on the tests' own
+# Slurm; the rest runs beside them. Much of the former is waiting: one worker more than cores.
+WORKERS = $$(( $$(nproc) + 1 ))
 test: lint
-	$(THREADS) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
+	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff format --check .
