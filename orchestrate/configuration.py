@@ -50,17 +50,25 @@ def of(spec: TrialSpec) -> tuple[TrialSpec, str]:
 @functools.lru_cache(maxsize=4096)
 def _of(text: str) -> tuple[TrialSpec, str]:
     """Asked again and again of the same rows of a table."""
-    from orchestrate.helpers import is_reference
-    from training.resolve import helper_spec, needed_helpers, resolve
+    from training.resolve import resolve
 
     spec = TrialSpec.model_validate_json(text)
     resolved = resolve(spec, "")
-    helpers: dict[str, str] = {}
+    helpers = {
+        name: GIVEN if helper is None else of(helper)[1]
+        for name, helper in helpers_of(spec, resolved).items()
+    }
+    return resolved, digest(resolved, helpers)
+
+
+def helpers_of(spec: TrialSpec, resolved: TrialSpec) -> dict[str, TrialSpec | None]:
+    """The specs of the networks that a training needs, by name; None for one that is given as a trained network."""
+    from orchestrate.helpers import is_reference
+    from training.resolve import helper_spec, needed_helpers
+
+    found: dict[str, TrialSpec | None] = {}
     for needed in needed_helpers(resolved):
         given: dict[str, Any] = spec.helpers.get(needed.name) or {}
-        if is_reference(given):
-            helpers[needed.name] = GIVEN
-        else:
-            given = laid_over(given) if "setup" in given else given
-            helpers[needed.name] = of(helper_spec(resolved, needed, given))[1]
-    return resolved, digest(resolved, helpers)
+        given = laid_over(given) if "setup" in given else given
+        found[needed.name] = None if is_reference(given) else helper_spec(resolved, needed, given)
+    return found

@@ -104,7 +104,9 @@ class _Driver:
             return self._run()
         except Interrupted as interrupted:
             self._wind_down("KILLED")
-            again = f"parapet sweep {self.sweep.name} --runs {shlex.quote(str(self.runs.path))} --resume"
+            words = ["parapet", "sweep", self.sweep.name, "--runs", str(self.runs.path)]
+            words += [] if self.cluster == "local" else ["--cluster", self.cluster]
+            again = shlex.join([*words, "--resume"])
             print(f"{self.sweep.name}: stopped ({interrupted}); {again} goes on from the checkpoints")
             return 128 + interrupted.number
         except BaseException:

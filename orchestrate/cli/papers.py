@@ -122,7 +122,7 @@ def run(
         )
     if whole:
         print(
-            f"about {hours.total(whole) * seeds:.1f} GPU-hours of training in all on an {hours.CARD}, with helper"
+            f"about {hours.total(whole, seeds):.1f} GPU-hours of training in all on an {hours.CARD}, with helper"
             " networks and without evaluations"
         )
     code = run_sweep(plan.sweep, store, cluster, dry_run=dry_run, fresh=fresh)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from orchestrate.cli.common import RunsOption, table, warn
-from orchestrate.cli.papers import complete_sheet
+from orchestrate.cli.papers import RowsOption, complete_sheet
 from orchestrate.runs import Runs, locate, write_whole
 from training.errors import UserError
 
@@ -40,9 +40,7 @@ def reproduce(
             autocompletion=complete_sheet,
         ),
     ] = None,
-    rows: Annotated[
-        str | None, typer.Option("--rows", metavar="ROWS", help="Of the sheet: groups or rows.")
-    ] = None,
+    rows: RowsOption = None,
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, metavar="N", help="Of the sheet: seeds 0 to N - 1.")
     ] = 1,

@@ -18,7 +18,6 @@ from training.spec import Choice, TrialSpec
 CARD = "RTX A6000"
 SOURCE = "ADR, Table 6"
 
-
 # Seconds per epoch of PGD-AT on CIFAR-10, batch 128, by the kind of network.
 MEASURED = {"resnet18": 81.0, "wrn-34-10": 575.0}
 CALIBRATION = {
@@ -35,25 +34,22 @@ def of(row: Row) -> float | None:
     return None if spec is None else of_spec(spec)
 
 
-def total(rows: Iterable[Row]) -> float:
-    """GPU-hours of one training of each different row, and of each helper network that they need, once."""
+def total(rows: Iterable[Row], seeds: int = 1) -> float:
+    """GPU-hours of training each different row with so many seeds, and each helper network that they need once."""
     from orchestrate import configuration
-    from orchestrate.helpers import is_reference
-    from training.resolve import helper_spec, needed_helpers
 
     costs: dict[str, float] = {}
 
-    def add(spec: TrialSpec) -> None:
+    def add(spec: TrialSpec, times: int) -> None:
         resolved, digest = configuration.of(spec)
-        costs[digest] = of_spec(spec) or 0.0
-        for needed in needed_helpers(resolved):
-            given = spec.helpers.get(needed.name) or {}
-            if not is_reference(given):
-                add(helper_spec(resolved, needed, given))
+        costs[digest] = max(costs.get(digest, 0.0), times * (of_spec(spec) or 0.0))
+        for helper in configuration.helpers_of(spec, resolved).values():
+            if helper is not None:
+                add(helper, 1)
 
     for row in rows:
         if (spec := row.spec()) is not None:
-            add(spec)
+            add(spec, seeds)
     return sum(costs.values())
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from evaluation.scales import UNSCALED
 from evaluation.spec import EvaluationSpec
@@ -18,6 +19,7 @@ from training.spec import TrialSpec
 if TYPE_CHECKING:
     from evaluation.outcomes import Outcome
 
+Mask = npt.NDArray[np.bool_]
 ALONE = ("pgd", "autoattack")  # attacks whose column speaks of themselves, whatever else was run
 
 
@@ -57,7 +59,7 @@ def measure(
     return max(found, key=lambda one: one.images) if found else None
 
 
-def _right(outcome: Outcome, spec: EvaluationSpec, wanted: EvaluationSpec | None):  # type: ignore[no-untyped-def]
+def _right(outcome: Outcome, spec: EvaluationSpec, wanted: EvaluationSpec | None) -> Mask | None:
     """Which images are right as the column means it; None where the outcome does not tell."""
     if wanted is None:
         return outcome.columns["correct"]
@@ -70,7 +72,7 @@ def _right(outcome: Outcome, spec: EvaluationSpec, wanted: EvaluationSpec | None
         return None
     right = outcome.columns["correct"]
     for ending in ("", UNSCALED):  # a hypersphere network must stand at both scales
-        right = right & outcome.columns.get(f"{wanted.attacks[0]}{ending}", True)
+        right = right & outcome.columns.get(f"{wanted.attacks[0]}{ending}", right)
     return right
 
 

@@ -73,7 +73,8 @@ def find(runs: Runs, sheets: Iterable[Sheet]) -> dict[str, list[Ours]]:
             for name, reason in reasons.items():
                 known = found[name].get(ours.key)  # a store of several folders may have a network twice
                 outcomes = (known.outcomes if known else ()) + ours.outcomes
-                found[name][ours.key] = replace(known or ours, scaled=reason, outcomes=outcomes)
+                scaled = known.scaled or reason if known else reason
+                found[name][ours.key] = replace(known or ours, scaled=scaled, outcomes=outcomes)
     return {name: sorted(by_key.values(), key=lambda o: (o.seed, o.key)) for name, by_key in found.items()}
 
 

@@ -18,7 +18,7 @@ the spec of their training, {different} different trainings. This page is made f
 parapet papers                                          # every row: published, ours, difference, runs, verdict
 parapet papers run hat/table2 --rows cifar10 --seeds 3 data.root=PATH   # run rows; what is there is not run again
 parapet papers show hat/table2                          # all columns, gains over the baselines, the picture; --latex
-parapet papers run hat/table2 --rows cifar10 data=digits train.epochs=5 # a scaled-down try, on this laptop, in minutes
+parapet papers run hat/table2 --rows cifar10 data=digits train.epochs=5 # a scaled-down try on the embedded digits
 ```
 
 ![HAT Table 2: printed, and a scaled-down try on digits apart from it](papers-hat-table2.png)
@@ -31,8 +31,8 @@ parapet papers run hat/table2 --rows cifar10 data=digits train.epochs=5 # a scal
   test images. It is found in MLflow whichever sweep trained it.
 - **Scaled-down** is a run that `papers run` made with overrides that change what is trained or how it is judged. It
   is shown with what was changed, has no difference and no verdict, and never counts. With `data=digits` the networks
-  become the small CNN and 200 images are attacked, unless `model=` or `evaluate.images=` say otherwise: a wide ResNet
-  on 8x8 images takes hours of what it was not made for.
+  become the small CNN and 200 images are attacked, unless `model=` or
+  `evaluate.images=` say otherwise: a wide ResNet is not made for 8x8 images.
 - **Verdicts.** The deviation between trainings is pooled from the paper's (a printed standard deviation, or the one
   that a printed interval implies) and ours over seeds, as far as either is there; each mean has an interval of t s /
   sqrt(count). Ours has that of test images besides (Wilson), in quadrature. They agree, *within the spread*, when

@@ -21,9 +21,7 @@ from training.spec import TrialSpec, flatten
 
 NOTHING_ASKED = {"attacks": ["pgd"]}  # where no column can be measured yet: something that costs little
 ELSEWHERE = ("data.root=", "concurrency=", "resources.", "limits.", "project=")  # where and how, not what
-
-
-# On 8x8 images a wide network takes hours of what it was not made for, and mirrored digits are none.
+# A wide network is not made for 8x8 images, and mirrored digits are none.
 DIGITS = ("data=digits", "data.name=digits")
 DIGITS_DATA = {"name": "digits", "augment": "none", "size": None, "extra": None}
 DIGITS_MODEL, DIGITS_JUDGED = "small-cnn", 200
@@ -75,7 +73,7 @@ def plan(
     kept = []
     for index, row in enumerate(able):
         said = flatten(sweep.template(index))  # paths are absolute by now
-        if digits and needs_extra(row):
+        if digits and _needs_extra(row):
             left_out.append(f"{row.id}: its method trains on extra images, and digits have none")
             continue
         lacking = [field for field in row.given.needs if Path(str(said.get(field, ""))).name == UNKNOWN]
@@ -137,7 +135,7 @@ def together(left_out: Sequence[str]) -> list[str]:
     ]
 
 
-def needs_extra(row: Row) -> bool:
+def _needs_extra(row: Row) -> bool:
     """Can its method not be trained without extra images?"""
     from training.recipes import build
 

@@ -66,15 +66,11 @@ def gains(sheet: Sheet, compared: Sequence[Compared]) -> Iterator[tuple[str, ...
             continue
         for name in shown_columns(sheet):
             mine, theirs = one.cells[name], base.cells[name]
-            printed = (
-                None if not (mine.printed and theirs.printed) else mine.printed.value - theirs.printed.value
-            )
-            alike = one.scaled == base.scaled and mine.ours is not None and theirs.ours is not None
-            ours = (
-                mine.ours - theirs.ours
-                if alike and mine.ours is not None and theirs.ours is not None
-                else None
-            )
+            printed = ours = None
+            if mine.printed is not None and theirs.printed is not None:
+                printed = mine.printed.value - theirs.printed.value
+            if mine.ours is not None and theirs.ours is not None and one.scaled == base.scaled:
+                ours = mine.ours - theirs.ours
             if printed is None and ours is None:
                 continue
             mark = " (scaled-down)" if ours is not None and one.scaled else ""
@@ -89,8 +85,8 @@ def gains(sheet: Sheet, compared: Sequence[Compared]) -> Iterator[tuple[str, ...
 
 def latex(sheet: Sheet, compared: Sequence[Compared]) -> str:
     """A table of what is printed and what came out, for a document with booktabs; scaled-down rows have a dagger."""
-    columns = {name: c for name, c in sheet.content.columns.items() if not c.not_yet}
-    heads = [f"\\multicolumn{{2}}{{c}}{{{_escaped(column.title)}}}" for column in columns.values()]
+    columns = sheet.content.columns
+    heads = [f"\\multicolumn{{2}}{{c}}{{{_escaped(_head(column))}}}" for column in columns.values()]
     out = [
         f"% {sheet.title}; published and ours, with half its 95 % interval",
         f"\\begin{{tabular}}{{l{'rr' * len(columns)}}}",
@@ -108,13 +104,19 @@ def latex(sheet: Sheet, compared: Sequence[Compared]) -> str:
         parts = [_escaped(one.row.label) + mark]
         for name in columns:
             cell = one.cells[name]
-            parts += ["--" if cell.printed is None else f"{cell.printed.value:.2f}"]
-            parts += ["--" if cell.ours is None else f"{cell.ours:.2f}\\,$\\pm$\\,{cell.half:.2f}"]
-        out.append(" & ".join(parts) + r" \\")
+            parts += [
+                "--" if cell.printed is None else str(cell.printed),
+                _with_interval(cell).replace(NONE, "--"),
+            ]
+        out.append(" & ".join(parts).replace(" ± ", r"\,$\pm$\,") + r" \\")
     out += ["\\bottomrule", "\\end{tabular}"]
     if any(one.scaled for one in compared):
         out.append("% \\dag: scaled-down, no reproduction")
     return "\n".join(out)
+
+
+def _head(column: Column) -> str:
+    return column.title if column.unit == "%" else f"{column.title} ({column.unit})"
 
 
 def _ours(cell: Cell) -> str:

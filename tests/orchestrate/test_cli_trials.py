@@ -282,6 +282,21 @@ def test_fresh_sets_aside_what_is_there_and_wants_it_again(capsys, runs, trial, 
     assert [row.state for row in ledger.read(runs.sweep("small").ledger_file)] == ["open"]
 
 
+def test_fresh_leaves_alone_what_is_not_asked_for(capsys, runs, trial, monkeypatch):
+    monkeypatch.setattr("orchestrate.driver.run", lambda *_, **__: 0)
+    spec = trial.spec().dump()
+    content = {
+        "name": "small",
+        "base": {name: spec[name] for name in ("data", "model", "train", "attack")},
+        "trials": [{"method": {"name": "standard"}}],
+        "evaluate": {"attacks": "pgd"},
+    }
+    Path("f.yaml").write_text(yaml.safe_dump(content))
+    shown(capsys, "sweep", "f.yaml", "--fresh")
+    assert trial.path.exists()
+    assert [row.state for row in ledger.read(runs.sweep("small").ledger_file)] == ["finished"]
+
+
 def test_clean_asks_before_anything_goes(capsys, runs, trial, monkeypatch):
     assert "nothing to clean" in shown(capsys, "clean")
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))

@@ -101,6 +101,11 @@ def method_of(section: str | dict, **attack: object) -> Method:
     return build(MethodChoice.model_validate(whole), AttackSpec.model_validate(attack))
 
 
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Are these tensors equal, bit for bit?"""
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
 def searching(stage: object) -> bool:
     """Does this stage look for adversarial points?"""
     return isinstance(stage, (PGD, Squeeze))

@@ -12,6 +12,7 @@ from every_method import (
     SECTIONS,
     Step,
     method_of,
+    same,
     searching,
 )
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -21,10 +22,6 @@ from training.views import Moment
 
 ROWS = pytest.mark.parametrize("name", EVERY)
 EXACT = 1e-12  # of float64 weights around 1
-
-
-def same(one, other):
-    return all(torch.equal(one[key], other[key]) for key in one)
 
 
 # --- other networks

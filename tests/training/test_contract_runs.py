@@ -10,6 +10,7 @@ import torch
 from every_method import (
     TRAINED,
     assert_same,
+    same,
     spec_of,
     stop_after,
     tensors,
@@ -20,11 +21,6 @@ from training import checkpoint
 from training.errors import Stopped
 from training.fit import Control
 from training.recipes import MODIFIERS, RECIPES
-
-
-def same(one, other):
-    return all(torch.equal(one[key], other[key]) for key in one)
-
 
 # --- whole trainings
 

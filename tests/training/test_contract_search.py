@@ -15,6 +15,7 @@ from every_method import (
     TRAINED,
     Step,
     method_of,
+    same,
     searching,
 )
 
@@ -24,10 +25,6 @@ from training.stages import Extrapolate
 
 ROWS = pytest.mark.parametrize("name", EVERY)
 EXACT = 1e-12  # of float64 weights around 1
-
-
-def same(one, other):
-    return all(torch.equal(one[key], other[key]) for key in one)
 
 
 def far(images, norm):

@@ -84,33 +84,40 @@ class Store:
         images: int = 10_000,
         part: bool = False,
         eps: float = 8 / 255,
+        unscaled: float = 1.0,
+        status: str = "FINISHED",
         **evaluation: Any,
     ) -> str:
         """A finished run that holds on such shares of its images, judged by AutoAttack unless said otherwise.
 
-        ``part``: they are not all test images.
+        ``part``: they are not all test images. ``unscaled``: the share that stands with logits unscaled.
         """
         evaluation |= {"images": images} if part else {}
         all_tags = {"parapet.role": "trial", "parapet.key": key or f"k{seed}{clean}"} | tags
         run = self.client.create_run(self.experiment, tags=all_tags).info.run_id
         self.client.log_param(run, "seed", seed)
         with tempfile.TemporaryDirectory() as folder:
-            outcomes.write(outcome(clean, robust, images, evaluation, eps), Path(folder) / "e.parquet")
+            told = outcome(clean, robust, images, evaluation, eps, unscaled)
+            outcomes.write(told, Path(folder) / "e.parquet")
             self.client.log_artifact(run, str(Path(folder) / "e.parquet"), "outcomes")
-        self.client.set_terminated(run, "FINISHED")
+        self.client.set_terminated(run, status)
         return str(run)
 
 
-def outcome(clean: float, robust: float, images: int, evaluation: dict[str, Any], eps: float) -> Outcome:
+def outcome(
+    clean: float, robust: float, images: int, evaluation: dict[str, Any], eps: float, unscaled: float
+) -> Outcome:
     spec = EvaluationSpec.model_validate(evaluation)
     facts: dict[str, Any] = dict.fromkeys(FACTS, "")
     facts |= {"spec": spec.model_dump(mode="json"), "threat": {"norm": "linf", "eps": eps}}
+    stands = {"": robust, "-unscaled": unscaled} if unscaled < 1 else {"": robust}
     columns = {
         "index": np.arange(images),
         "label": np.zeros(images, int),
         "clean_prediction": np.zeros(images, int),
         "clean_margin": np.zeros(images),
         "correct": np.arange(images) < round(images * clean),
-        **{name: np.arange(images) < round(images * robust) for name in (*spec.attacks, "robust")},
+        **{f"{a}{e}": np.arange(images) < round(images * s) for a in spec.attacks for e, s in stands.items()},
+        "robust": np.arange(images) < round(images * min(robust, unscaled)),
     }
     return Outcome(columns, facts)

@@ -25,7 +25,7 @@ from training.spec import Choice, TrialSpec
 
 ROWS = {row.id: row for one in sheet.all_sheets() for row in one.rows}
 TRAINED = {name: row for name, row in ROWS.items() if row.sections is not None}
-SEARCH, BATCH = 1, 4
+STEPS, SEARCH, BATCH = 2, 1, 4
 NARROW = {"resnet": {"width": 4}, "preact": {"width": 4}, "wrn": {"width": 2}, "lbgat": {"width": 4}}
 # Networks that no paper's numbers depend on are what they are.
 SMALL = ("toy-mlp", "mlp", "small-cnn")
@@ -111,7 +111,8 @@ def test_a_row_builds_its_networks_and_trains(spec: TrialSpec, tmp_path: Path) -
     before = copy.deepcopy(training.networks["student"].state_dict())
     training.epoch = 1  # some schedules begin at a rate of 0
     order = training.batches.order(torch.Generator().manual_seed(0))
-    training._step(order)  # and no checkpoint, of which hundreds would be written
+    for _ in range(STEPS):
+        training._step(order)  # and no checkpoint, of which hundreds would be written
     assert math.isfinite(float(training.sums["loss"]))
     after = training.networks["student"].state_dict()
     moved = [name for name, p in training.networks["student"].named_parameters() if p.requires_grad]

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from small_sheet import Store, built
 
 from evaluation.front import wilson
-from orchestrate.papers import ours, tables, verdict
+from orchestrate.papers import ours, sheet, tables, verdict
 from orchestrate.papers.ours import configuration_of, tag_of
 from orchestrate.papers.sheet import Printed, Spread
 from orchestrate.papers.verdict import Compared
@@ -128,6 +128,52 @@ def test_autoattack_is_read_out_of_an_evaluation_by_more(empty: Store) -> None:
     assert one.cells["pgd"].ours is None, "of 10 steps, where the column has 20"
 
 
+def test_a_hypersphere_network_counts_by_what_stands_at_both_scales(empty: Store) -> None:
+    empty.add(0.8273, 0.488, tags=FULL, unscaled=0.45, attacks=["pgd", "autoattack"], pgd_steps=20)
+    one = judged(empty)
+    assert (one.cells["robust"].ours, one.cells["pgd"].ours) == pytest.approx((45.0, 45.0))
+
+
+def test_only_an_attack_of_the_same_strength_and_checkpoint_fills_a_column(empty: Store) -> None:
+    others: list[dict[str, Any]] = [
+        {"pgd_steps": 20, "pgd_restarts": 5},
+        {"pgd_steps": 20, "pgd_step_size": 0.003},
+        {"pgd_steps": 20, "checkpoint": "last"},
+        {"pgd_steps": 40},
+    ]
+    for seed, other in enumerate(others):
+        empty.add(0.8273, 0.5, tags=FULL, seed=seed, attacks=["pgd"], **other)
+    assert judged(empty).cells["pgd"].ours is None
+    empty.add(0.8273, 0.5, tags=FULL, seed=9, attacks=["pgd"], pgd_steps=20, pgd_step_size=2 / 255)
+    assert judged(empty).cells["pgd"].runs == 1, "2/255 is eps / 4 said in full"
+
+
+def test_a_run_that_has_not_finished_does_not_count(empty: Store) -> None:
+    empty.add(0.8273, 0.488, tags=FULL, status="FAILED")
+    assert judged(empty).verdict == "not run"
+
+
+def test_one_network_told_of_twice_is_scaled_down_if_either_says_so(empty: Store) -> None:
+    """The same key is the same images; an older run said nothing of their number."""
+    empty.add(0.8273, 0.488, tags=FULL, key="k")
+    empty.add(0.8273, 0.488, tags=FULL | {"parapet.images": "300"}, key="k")
+    assert judged(empty).verdict.startswith("scaled-down: 300 training images")
+    empty.add(0.8273, 0.488, tags=FULL, key="k2")
+    assert judged(empty).cells["clean"].runs == 1
+
+
+def test_a_verdict_on_files_that_were_given_says_so() -> None:
+    row = sheet.read("hat/table4").rows[0]
+    cells = {"clean": verdict.cell(row.given.published["clean"], row.spread, [83.5], 10_000)}
+    assert Compared(row, cells, 1).verdict == "within the spread (with the files that were given)"
+
+
+def test_a_scaled_down_number_does_not_borrow_the_papers_deviation(empty: Store) -> None:
+    empty.add(0.5, 0.4, tags={tag_of(TRADES.id): "data=digits"})
+    low, high = wilson(0.5, 10_000)
+    assert judged(empty).cells["clean"].half == pytest.approx(50 * (high - low))
+
+
 def test_scaled_down_runs_of_different_kinds_are_not_averaged(empty: Store) -> None:
     for clean, text in ((0.5, "data=digits"), (0.9, "train.epochs=1")):
         empty.add(clean, 0.4, tags={tag_of(TRADES.id): text})
@@ -190,7 +236,8 @@ def test_latex_escapes_and_marks(store: Store) -> None:
     found = compared(store)
     text = tables.latex(SHEET, list(found.values()))
     assert r"HAT \& WA\textsuperscript{\dag}" in text
-    assert "CW" not in text, "what is not there yet is no column"
+    assert text.count("not yet") == 3, "a column that is not there yet is shown, in every row"
+    assert "82.73\\,$\\pm$\\,0.30" in text, "with the printed spread"
     assert text.count(r"\\") >= 6
     assert "82.80\\,$\\pm$" in text
 

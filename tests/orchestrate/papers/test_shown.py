@@ -110,4 +110,9 @@ def test_hours_follow_from_the_printed_epochs() -> None:
     assert 1 < trades / at < 1.3
     assert hours.total([rows["hat/table2/cifar10/at"]] * 2) == pytest.approx(at)
     both = hours.total([rows["hat/table2/cifar10/hat"]])
-    assert both > (hours.of(rows["hat/table2/cifar10/hat"]) or 0), "its helper network costs something too"
+    own = hours.of(rows["hat/table2/cifar10/hat"])
+    standard = hours.of(rows["hat/table2/cifar10/standard"])
+    assert own is not None
+    assert standard is not None
+    assert both == pytest.approx(own + standard), "its helper network is the standard row's"
+    assert hours.total([rows["hat/table2/cifar10/hat"]], 3) == pytest.approx(3 * own + standard)
