@@ -39,7 +39,7 @@ def evaluate(
     tell: run.Tell = lambda attack, done, of: None,
     stop: run.Stop = lambda: None,
     seed: int = 0,
-    **spec: int,
+    **spec: float,
 ) -> tuple[dict[str, float], Outcome]:
     wanted = EvaluationSpec(attacks=attacks, **spec)
     threat = AttackSpec(norm=norm, eps=eps)
@@ -113,6 +113,16 @@ def test_an_attack_asked_for_alone_breaks_images_that_are_right(
     assert outcome.facts["attacked"] == {attack: round(30 * metrics["clean"])}
     assert metrics["robust"] == metrics[attack] < 0.5 < metrics["clean"]
     assert not (outcome.columns[attack] & ~outcome.columns["correct"]).any()
+
+
+def test_pgd_takes_the_steps_and_restarts_that_are_asked_for(trained: Trained, tmp_path: Path) -> None:
+    def robust(file: str, **spec: float) -> float:
+        return evaluate(*trained, tmp_path / file, ("pgd",), eps=0.35, images=60, pgd_steps=3, **spec)[0][
+            "pgd"
+        ]
+
+    noise = robust("a", pgd_step_size=1e-6)  # no way from where it begins
+    assert robust("b") < robust("c", pgd_step_size=1e-6, pgd_restarts=30) < noise
 
 
 def test_verdicts_and_metadata_of_an_outcome(trained: Trained, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Plan:
             spec = TrialSpec.model_validate(BASE | {"method": {"name": "standard"}, "seed": 0})
             helpers = (Wanted({}, 0, spec, "standard-0", "CE", "standard (helper)"),)
         spec = TrialSpec.model_validate(facts)
-        return Wanted(config, seed, spec, key, "CE", method, helpers, evaluations)
+        return Wanted(config, seed, spec, key, "CE", method, helpers, evaluations, 0, 1500, "c1")
 
 
 class Told:
@@ -131,7 +131,8 @@ def test_a_row_is_on_disk_with_spec_and_evaluations_before_it_is_handed_out(runs
     agenda = agenda_of(sweep_of(method("pgd-at"), evaluate={"attacks": ["pgd"], "pgd_steps": 7}), runs)
     row = agenda.next()
     assert isinstance(row, Row)
-    assert [r.key for r in ledger.read(agenda.file)] == ["pgd-at-0"]
+    [written] = ledger.read(agenda.file)
+    assert (written.key, written.images, written.configuration) == ("pgd-at-0", 1500, "c1")
     trial = runs.trial(row.key)
     assert trial.spec().method.name == "pgd-at"
     assert row.evaluations == ["e7"]

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_trials import until
@@ -54,14 +55,17 @@ def assert_small(pid: int) -> None:
 
 
 @pytest.mark.slow
-def test_what_fails_fails_alone_and_what_is_killed_is_started_again(tmp_path: Path, runs: Runs) -> None:
+def test_what_fails_fails_alone_and_what_is_killed_is_started_again(
+    tmp_path: Path, runs: Runs, chat: SimpleNamespace
+) -> None:
     wild = {"method": {"name": "pgd-at"}, "train": {"lr": 1e30}}
     bad_helper = {
         "method": {"name": "hat", "beta": 2, "gamma": 0.5},
         "helpers": {"standard": {"train": {"lr": 1e30}}},
     }
     long = {"method": {"name": "trades", "beta": 6}, "train": {"epochs": 100}}
-    sweep = Sweep(sweep_file(tmp_path, trials=[wild, bad_helper, long], concurrency=1), runs)
+    file = sweep_file(tmp_path, trials=[wild, bad_helper, long], concurrency=1)
+    sweep = Sweep(file, runs, PARAPET_WEBHOOK=chat.address)
 
     def kill_at(epoch: int, what: str) -> None:
         """Kill the processes of that name once the long trial has come so far."""
@@ -98,6 +102,8 @@ def test_what_fails_fails_alone_and_what_is_killed_is_started_again(tmp_path: Pa
         points = store.execute("select count(*) from metrics where key = 'val/robust'").fetchone()
     assert status == {"FINISHED": 1, "FAILED": 4}  # the sweep itself has failed trials
     assert points == (100,)
+    [(_, _, said)] = chat.said
+    assert (said["sweep"], said["state"], said["counts"]) == ("tiny", "failed", {"finished": 1, "failed": 2})
 
 
 @pytest.mark.slow

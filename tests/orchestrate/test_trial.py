@@ -75,8 +75,12 @@ def test_a_trial_trains_evaluates_and_says_so_once(tmp_path: Path) -> None:
     assert told.evaluated[digest]["metrics"] == outcome.metrics()
     checkpoints = {file.name: file.read_bytes() for file in trial.checkpoints.iterdir()}
 
-    assert run(trial) == FINISHED  # again: there is nothing to do
-    assert [event["event"] for event in read(trial.events)][-3:] == ["finished", "started", "finished"]
+    assert run(trial, threads=2) == FINISHED  # again: there is nothing to do
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    *_, before, started, after = read(trial.events)
+    assert [event["event"] for event in (before, started, after)] == ["finished", "started", "finished"]
+    assert (started["threads"], started["pid"]) == (2, os.getpid())
     assert {file.name: file.read_bytes() for file in trial.checkpoints.iterdir()} == checkpoints
     assert not trial.lock_file.exists()
 

@@ -1,10 +1,6 @@
 """Word of a sweep's end: what is posted, to a real server, and that no trouble with it matters."""
 
-import json
 import socket
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,28 +11,6 @@ from orchestrate import ledger, webhook
 from orchestrate.ledger import Row
 from orchestrate.runs import Runs
 from training.errors import UserError
-
-
-@pytest.fixture
-def chat() -> Iterator[SimpleNamespace]:
-    """A server that keeps what is posted, and answers as it is told to."""
-    heard = SimpleNamespace(said=[], answer=200)
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            heard.said.append((self.path, self.headers["Content-Type"], json.loads(body)))
-            self.send_response(heard.answer)
-            self.end_headers()
-
-        def log_message(self, *words: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Hook)
-    heard.address = f"http://127.0.0.1:{server.server_port}/services/secret"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield heard
-    server.shutdown()
 
 
 @pytest.fixture

@@ -69,6 +69,7 @@ def test_a_killed_driver_leaves_its_jobs_to_the_next_and_ctrl_c_ends_them(
     until(lambda: not live(slurm), 20)
     assert time.monotonic() - began < 8
     assert second.process.wait(30) == 130, second.said
+    assert f"--cluster slurm:{profile} --resume goes on" in second.said
     first.assert_gone(25)  # Ray, relay and reaper
     assert {second.story(label).stopped for label in labels} == {"signal"}
     assert {second.story(label).attempt for label in labels} == {1}  # one process each, under two drivers
