@@ -113,13 +113,13 @@ class RealSlurm:
         for name in self.daemons:
             self._reap(name)
 
-    def restart(self, name: str) -> None:
-        """End one daemon and start it again; it goes on with the state that it has saved (``-c`` would forget it)."""
+    def restart(self, name: str, forget: bool = False) -> None:
+        """End one daemon and start it again; it goes on with the state that it has saved, or forgets it."""
         daemon = self.daemons.pop(name)
         daemon.terminate()
         daemon.wait(20)
         words = [str(word) for word in daemon.args][4:]  # type: ignore[union-attr]
-        self._daemon(name, *[word for word in words if word != "-c"])
+        self._daemon(name, *[word for word in words if word != "-c"], *["-c"] * forget)
 
     def _reap(self, name: str) -> None:
         daemon = self.daemons[name]

@@ -1,0 +1,78 @@
+"""Rows of the faults table: the driver, its proxies, two drivers."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from stage import Stage
+
+
+def killed_before_submission(stage: Stage) -> None:
+    """driver killed before submission: the trial stands in the ledger, and Slurm has not heard of it"""
+    stage.shim(
+        "sbatch", 'if once; then kill -9 $(cat "$HERE/driver"); sleep 1; exit 1; fi\nexec $REAL "$@"\n'
+    )
+    stage.write()
+    stage.bury(stage.start())
+    stage.finish(stage.start("--resume"))
+
+
+def killed_during_submission(stage: Stage) -> None:
+    """driver killed during submission: Slurm has the job, and its number was never written down"""
+    stage.shim(
+        "sbatch",
+        """
+        if once; then
+            $REAL "$@" >"$HERE/taken"
+            kill -9 $(cat "$HERE/driver") $PPID
+            exit 0
+        fi
+        exec $REAL "$@"
+        """,
+    )
+    stage.write()
+    stage.bury(stage.start())
+    stage.finish(stage.start("--resume"))
+    [taken] = (stage.folder / "taken").read_text().split()[-1:]
+    jobs = {job.id.partition("_")[0] for job in stage.record().jobs}
+    assert taken in jobs, f"job {taken} was lost"
+    stage.notes.append("its job was found again")
+
+
+def killed_after_submission(stage: Stage) -> None:
+    """driver killed while its jobs run: they go on, and are taken over"""
+    stage.write(epochs=2 * 160)
+    first = stage.start()
+    jobs = {stage.job(key) for key in stage.until_all_train()}
+    stage.kill(first)
+    stage.finish(stage.start("--resume"))
+    assert {job.id for job in stage.record().jobs} == jobs, "submitted again"
+    stage.notes.append("no job was submitted again")
+
+
+def proxy_killed(stage: Stage) -> None:
+    """proxy of a trial killed -9: another follows the job"""
+    stage.write(epochs=2 * 160)
+    sweep = stage.start()
+    jobs = {stage.job(key) for key in stage.until_all_train()}
+    proxies = [
+        pid for pid, line in sweep.alive().items() if line.startswith("ray::") and "TrialActor" in line
+    ]
+    assert proxies, sweep.alive()
+    os.kill(proxies[0], signal.SIGKILL)
+    stage.finish(sweep)
+    assert {job.id for job in stage.record().jobs} == jobs, "submitted again"
+    stage.notes.append("no job was submitted again")
+
+
+def two_drivers(stage: Stage) -> None:
+    """two drivers started on one sweep: the second is refused"""
+    stage.write()
+    first = stage.start()
+    stage.until_all_train(count=1, epochs=1)
+    second = stage.start("--resume")
+    stage.finish(second, code=2)
+    assert "is being run already" in second.said, second.said
+    stage.finish(first)
+    stage.notes.append("exit code 2")
