@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ class SlurmCluster:
         for job in self.queue.listed():
             if job.state.live and job.place == str(self.folder / key):
                 handle = self.handle(job)
+                _adopt(self.folder / key, handle)
                 self.queue.watch(job.id, self.folder / key)
                 record(self.folder / key, handle.nonce, handle)
                 return handle
@@ -184,6 +186,20 @@ class SlurmCluster:
         field = next((field for sign, field in _FIELDS.items() if sign in words.lower()), None)
         place = self.profile.line_of(field) if field else str(self.profile.file)
         return UserError(f"{place}: Slurm does not accept the job: {words}")
+
+
+def _adopt(directory: Path, handle: Handle) -> None:
+    """Give a job what it runs: its submitter died before submitit had called that by the job's number.
+
+    Without it the job waits for a minute, and ends. A copy, as the submitter may live and be about to do so.
+    """
+    place = directory / "slurm" / f"{handle.id}_submitted.pkl"
+    for draft in () if place.exists() else list(place.parent.glob("*.pkl")):
+        with contextlib.suppress(FileNotFoundError):  # the submitter was quicker
+            if "_" not in draft.name and handle.nonce.encode() in draft.read_bytes():
+                copy = place.with_suffix(f".{os.getpid()}.tmp")
+                copy.write_bytes(draft.read_bytes())
+                copy.replace(place)
 
 
 def _note(folder: Path, handle: Handle) -> Path:

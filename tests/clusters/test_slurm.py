@@ -174,6 +174,8 @@ def test_a_job_whose_number_was_never_written_down_is_found(
     assert (found.id, found.sweep) == ("100", "digits")
     assert recorded(cluster.folder / "k1") == found
     assert len(fake.calls("sbatch")) == 1
+    runs = cluster.folder / "k1/slurm/100_submitted.pkl"
+    assert found.nonce.encode() in runs.read_bytes()
 
 
 def test_a_number_that_is_used_again_is_another_job(cluster: SlurmCluster, fake: FakeSlurm) -> None:
