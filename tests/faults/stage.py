@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,8 +39,13 @@ class Undisturbed:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._alone = threading.Lock()
 
     def of(self, trial: Path) -> Path:
+        with self._alone:
+            return self._of(trial)
+
+    def _of(self, trial: Path) -> Path:
         alone = self.folder / "trials" / trial.name
         if not record.trial(alone).finished:
             for part in ("spec.yaml", "evaluations"):

@@ -9,7 +9,6 @@ import argparse
 import datetime
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -101,7 +100,7 @@ def play(row: Play, site: RealSlurm, folder: Path, undisturbed: Undisturbed) -> 
     return line
 
 
-def written(lines: list[Line]) -> str:
+def written(lines: list[Line], slurm: str) -> str:
     """The table, as it goes into the page."""
     titles = ["fault", "trials finished", "jobs", "attempts", *(f"({letter})" for letter in WORDS), "s", ""]
     packages = ", ".join(f"{name} {version(name)}" for name in ("ray", "mlflow", "submitit", "torch"))
@@ -111,7 +110,7 @@ def written(lines: list[Line]) -> str:
     return "\n".join(
         [
             BEGIN,
-            f"`make faults` on {datetime.date.today()}: Slurm {_slurm_version()}, {packages}, Python"
+            f"`make faults` on {datetime.date.today()}: {slurm}, {packages}, Python"
             f" {platform.python_version()}, {len(lines)} rows in {total / 60:.0f} minutes;"
             f" {seen} checks, {broken} broken.",
             "",
@@ -121,11 +120,6 @@ def written(lines: list[Line]) -> str:
             END,
         ]
     )
-
-
-def _slurm_version() -> str:
-    said = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, check=True)
-    return said.stdout.split()[-1]
 
 
 def put(text: str, page: Path = PAGE) -> None:
@@ -150,6 +144,7 @@ def main() -> int:
     folder.chmod(0o755)  # munge asks for that
     site = RealSlurm(folder / "site")
     site.start()
+    version_of_slurm = site.run("sbatch", "--version").strip()
     lines = []
     try:
         for row in rows:
@@ -160,5 +155,5 @@ def main() -> int:
         if not given.keep:
             shutil.rmtree(folder, ignore_errors=True)
     if not given.rows:
-        put(written(lines))
+        put(written(lines, version_of_slurm))
     return 0 if all(line.good for line in lines) else 1
