@@ -40,7 +40,9 @@ class Finding:
             self.broken.append(otherwise)
 
     def __str__(self) -> str:
-        return f"**{len(self.broken)} of {self.seen} broken**" if self.broken else f"ok ({self.seen})"
+        if self.broken:
+            return f"**{len(self.broken)} of {self.seen} broken**"
+        return f"ok ({self.seen})" if self.seen else "-"
 
 
 def check(record: Record, undisturbed: Mapping[str, Path]) -> list[Finding]:

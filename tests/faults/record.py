@@ -99,8 +99,8 @@ def read(
     for folder in sorted((runs / "trials").glob("*")):
         if (folder / "spec.yaml").exists():
             found.trials[folder.name] = trial(folder)
-    for ledger in sorted((runs / "sweeps").glob("*/ledger.jsonl")):
-        keys, ends = _ledger(ledger)
+    for file in sorted((runs / "sweeps").glob("*/ledger.jsonl")):
+        keys, ends = ledger(file)
         found.asked += keys
         found.ends += ends
     found.processes = [(pid, key) for pid, _, key in training(runs)]
@@ -140,7 +140,10 @@ def _lines(file: Path) -> list[Any]:
     return found
 
 
-def _ledger(file: Path) -> tuple[list[str], list[End]]:
+def ledger(file: Path) -> tuple[list[str], list[End]]:
+    """The keys of a sweep's rows, and every line that ended one."""
+    if not file.exists():
+        return [], []
     keys: dict[int, str] = {}
     ends = []
     for line in _lines(file):

@@ -51,6 +51,23 @@ def killed_after_submission(stage: Stage) -> None:
     stage.notes.append("no job was submitted again")
 
 
+def killed_while_it_prunes(stage: Stage) -> None:
+    """driver killed while ASHA prunes; the next one knows what was pruned"""
+    stage.write(
+        trials=[{"method": {"name": "trades", "beta": {"grid": [1, 2, 3, 4, 5, 6]}}}],
+        scheduler={"name": "asha", "grace_epochs": 20, "reduction": 2},
+        concurrency=3,
+    )
+    first = stage.start()
+    stage.until(lambda: [end for end in stage.ends() if end.state == "pruned"])
+    stage.kill(first)
+    before = stage.ends()
+    stage.finish(stage.start("--resume"))
+    assert set(before) <= set(stage.ends()), "what had ended did not stay so"
+    pruned = [end for end in stage.ends() if end.state == "pruned"]
+    stage.notes.append(f"{len(pruned)} pruned, {len(before)} of 6 had ended before")
+
+
 def proxy_killed(stage: Stage) -> None:
     """proxy of a trial killed -9: another follows the job"""
     stage.write(epochs=2 * 160)

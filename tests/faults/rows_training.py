@@ -70,7 +70,9 @@ def disk_full(stage: Stage) -> None:
     (stage.runs / "ballast").unlink()
     stage.bury(first)
     stage.notes.append(f"the first driver {'had ended' if code is not None else 'stood it'}")
-    stage.again("retry", "sweep")
+    where = ("--cluster", f"slurm:{stage.folder / 'site.yaml'}")
+    stage.parapet("retry", stage.name, *where)
+    stage.finish(stage.start("--resume"))
     assert all(trial.finished for trial in stage.trials().values()), "not all were finished"
 
 

@@ -82,6 +82,7 @@ class Stage:
         self.began = time.monotonic()
         self.env: dict[str, str] = dict(site.env)
         self.settings: dict[str, Any] = {"partition": "low", "time": 30, "poll": 0.5}
+        self.where: tuple[str, ...] | None = None  # other than this Slurm
         self.notes: list[str] = []
         self.after: list[Callable[[], object]] = []
 
@@ -116,7 +117,7 @@ class Stage:
         profile = self.folder / "site.yaml"
         profile.write_text(yaml.safe_dump(self.settings))
         file = self.folder / f"{self.name}.yaml"
-        where = ("--cluster", f"slurm:{profile}")
+        where = ("--cluster", f"slurm:{profile}") if self.where is None else self.where
         sweep = Sweep(file, Runs(self.runs), *where, *options, **self.env)
         (self.folder / "driver").write_text(str(sweep.process.pid))
         self.sweeps.append(sweep)
@@ -127,17 +128,13 @@ class Stage:
         assert sweep.process.wait(LONGEST_S) == code, f"{code} was expected:\n{sweep.said}"
         sweep.assert_gone(60)
 
-    def again(self, *commands: str) -> None:
-        """Run ``parapet retry`` or ``parapet sweep --resume`` for it, one after the other."""
-        where = ["--cluster", f"slurm:{self.folder / 'site.yaml'}", "--runs", str(self.runs)]
-        for command in commands:
-            words = [sys.executable, "-m", "orchestrate", command, self.name, *where]
-            words += ["--resume"] if command == "sweep" else []
-            env = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(self.folder)} | self.env
-            done = subprocess.run(
-                words, env=env, capture_output=True, text=True, timeout=LONGEST_S, check=False
-            )
-            assert done.returncode == 0, f"parapet {command}: {done.stdout[-600:]} {done.stderr[-300:]}"
+    def parapet(self, command: str, *words: str) -> str:
+        """What another command of parapet's says about this store, once it has ended well."""
+        line = [sys.executable, "-m", "orchestrate", command, *words, "--runs", str(self.runs)]
+        env = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(self.folder)} | self.env
+        done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=LONGEST_S, check=False)
+        assert done.returncode == 0, f"parapet {command}: {done.stdout[-900:]} {done.stderr[-400:]}"
+        return done.stdout
 
     # what is disturbed
 
@@ -192,6 +189,10 @@ class Stage:
 
     def trials(self) -> dict[str, record.Trial]:
         return {folder.name: record.trial(folder) for folder in (self.runs / "trials").glob("*")}
+
+    def ends(self) -> list[record.End]:
+        """Rows that have ended, as the ledger tells it."""
+        return record.ledger(self.runs / "sweeps" / self.name / "ledger.jsonl")[1]
 
     def pids(self, key: str) -> list[int]:
         seen = list(record.training(self.runs))

@@ -32,6 +32,7 @@ ROWS: tuple[Play, ...] = (
     driver.killed_before_submission,
     driver.killed_during_submission,
     driver.killed_after_submission,
+    driver.killed_while_it_prunes,
     driver.proxy_killed,
     driver.two_drivers,
     training.training_killed,
@@ -122,11 +123,11 @@ def written(lines: list[Line], slurm: str) -> str:
     )
 
 
-def put(text: str, page: Path = PAGE) -> None:
-    """Put the table where the page has it."""
+def put(text: str, begin: str = BEGIN, end: str = END, page: Path = PAGE) -> None:
+    """Put a text where the page has what was there before, between two marks that it brings itself."""
     old = page.read_text()
-    before, _, rest = old.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, _, rest = old.partition(begin)
+    _, _, after = rest.partition(end)
     page.write_text(before + text + after)
 
 

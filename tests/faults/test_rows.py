@@ -52,7 +52,10 @@ def test_the_table_is_what_the_rows_were(tmp_path: Path) -> None:
 
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    put(written([Line("a fault", 2, 1, 3, 4, 5.0, [Finding("a", 7, ["bad"])], "it broke")], "slurm 22"), page)
+    put(
+        written([Line("a fault", 2, 1, 3, 4, 5.0, [Finding("a", 7, ["bad"])], "it broke")], "slurm 22"),
+        page=page,
+    )
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
