@@ -20,7 +20,7 @@ from typing import Any
 
 import record
 import yaml
-from checker import WORDS, check
+from checker import WORDS, check, numbers
 from real_slurm import GPUS, INSTALL, NODES, RealSlurm, install, missing
 from stage import Stage
 from table import put
@@ -45,7 +45,7 @@ CONTENT: dict[str, Any] = {
 }
 SHOWN = {
     "search": {"name": "optuna", "samples": 24, "seed": 0},
-    "scheduler": {"name": "asha", "grace_epochs": 2, "reduction": 3},
+    "scheduler": {"name": "asha", "grace_epochs": 3, "reduction": 2},
 }
 RANDOM = {"search": {"name": "random", "samples": 12, "seed": 0}}
 
@@ -157,6 +157,13 @@ def judge(stage: Stage, alone: Stage, show: Show, count: int) -> list[str]:
         show.see(not finding.broken, f"({finding.letter}) {WORDS[finding.letter]}: {finding}")
         for broken in finding.broken:
             show.say(f"      {broken}")
+    shared = [key for key in set(keys) if key in there]
+    pairs = [(numbers(found.trials[key].of("epoch")), numbers(there[key].of("epoch"))) for key in shared]
+    equal = all(one == other for pair in pairs for one, other in zip(*pair, strict=False))
+    show.see(
+        equal,
+        f"{sum(min(map(len, pair)) for pair in pairs)} epochs of {len(pairs)} trials that both sweeps had",
+    )
     show.see(bool(both), f"identical to the undisturbed sweep's: {len(both)} trials that finished in both")
     return sorted(both)
 
