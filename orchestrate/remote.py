@@ -6,6 +6,7 @@ needs nobody who may be dead, and never touches a job that is not the sweep's.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def leftovers(runs: Runs, sweep: str, cluster: SlurmCluster) -> list[Leftover]:
     found = []
     for job in cluster.live(sweep):
         key = job.says("key")
-        if not cluster.state(cluster.handle(job)).live:
+        if job.state is not State.WAITING and not cluster.state(cluster.handle(job)).live:
             continue  # about to go
         known = recorded(runs.trial(key).path)
         if key not in states:
@@ -101,6 +102,8 @@ def reap(runs: Runs, sweep: str, cluster: SlurmCluster) -> list[Leftover]:
     for one in found:
         print(f"{sweep}: job {one.job.id} ({one.job.name}) is ended: {one.why}")
     cluster.stop_all([cluster.handle(one.job) for one in found], GRACE_S)
+    with contextlib.suppress(Unavailable):
+        cluster.cancel([one.job.id for one in found])  # also one that has ended and waits to be started again
     return found
 
 

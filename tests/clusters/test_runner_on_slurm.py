@@ -226,6 +226,10 @@ def test_only_jobs_that_nobody_needs_are_left_over(fake: FakeSlurm, runs: Runs, 
     for number, key in enumerate(["open", "over"]):
         ledger.append(file, Row(number, key))
     ledger.close(file, 1, "pruned", "")
+    over = recorded(runs.trial("over").path)
+    assert over is not None
+    note = runs.trial("over").path / f"slurm/{over.nonce}.ended"
+    note.write_text("0\n")  # and yet it waits to be started again
     found = {one.job.id: one.why for one in remote.leftovers(runs, "digits", cluster)}
     assert found == {
         "9": "its trial has job 100",
