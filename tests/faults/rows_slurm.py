@@ -97,10 +97,11 @@ def cancelled_by_its_user(stage: Stage) -> None:
 def controller_restarted(stage: Stage) -> None:
     """slurmctld and slurmdbd killed -9 while jobs run and wait, away for 10 s"""
     stage.write(
-        epochs=3 * 160, trials=[{"method": {"name": "trades", "beta": {"grid": [1, 2, 3]}}}], concurrency=2
+        epochs=8 * 160, trials=[{"method": {"name": "trades", "beta": {"grid": [1, 2, 3]}}}], concurrency=2
     )
     sweep = stage.start()
     stage.until_all_train()
+    time.sleep(8)  # Slurm saves its state every few seconds; a start that it had not saved it forgets
     for name in ("slurmctld", "slurmdbd"):
         os.kill(stage.site.daemons[name].pid, signal.SIGKILL)
     time.sleep(10)

@@ -1,4 +1,4 @@
-"""Five rows of the faults table, three at a time; ``make faults`` plays them all."""
+"""Five rows of the faults table, two at a time; ``make faults`` plays them all."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,7 +32,7 @@ def played(
     wanted = {item.name for item in request.session.items}
     folder = tmp_path_factory.mktemp("faults")
     undisturbed = Undisturbed(folder / "undisturbed")
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(2) as pool:
         rows = [row for row in QUICK if f"test_a_fault_breaks_no_invariant[{row.__name__}]" in wanted]
         yield {row.__name__: pool.submit(play, row, site, folder, undisturbed) for row in rows}
 
