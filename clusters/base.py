@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shlex
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -147,25 +148,38 @@ STOPPED = 76  # exit code of a job that ended because it was asked to, and can g
 def intend(directory: Path) -> str:
     """Write down that a job is about to be submitted, by whom; returns the nonce that marks the submission."""
     nonce = secrets.token_hex(8)
-    _write(directory, {"nonce": nonce, "submitter": asdict(me())})
+    _write(directory, {"nonce": nonce, "submitter": asdict(me()), "submitted": time.time_ns() // 1_000_000})
     return nonce
 
 
 def record(directory: Path, nonce: str, handle: Handle) -> None:
     """Write down what became of the submission with this nonce."""
-    _write(directory, {"nonce": nonce, "submitter": asdict(me()), "handle": asdict(handle)})
+    before = _read(directory)
+    when = (
+        {"submitted": before["submitted"]} if before.get("nonce") == nonce and "submitted" in before else {}
+    )
+    _write(directory, {"nonce": nonce, "submitter": asdict(me()), "handle": asdict(handle)} | when)
 
 
 def recorded(directory: Path) -> Handle | None:
     """The handle of the last submission; None when there was none, or when it broke off before it had one."""
-    try:
-        facts = json.loads((directory / "job.json").read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-    handle = facts.get("handle")
+    handle = _read(directory).get("handle")
     if handle is None:
         return None
     return Handle(**handle | {"process": Process(**handle["process"]) if handle["process"] else None})
+
+
+def submitted(directory: Path) -> int | None:
+    """When the last submission began, in milliseconds since 1970 by its submitter's clock; None where unknown."""
+    return _read(directory).get("submitted")
+
+
+def _read(directory: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads((directory / "job.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return facts
 
 
 def _write(directory: Path, facts: dict[str, Any]) -> None:

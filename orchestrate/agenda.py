@@ -8,7 +8,7 @@ suggested twice, and only what is new is run.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -49,6 +49,7 @@ class Agenda:
     Args:
         replay: hand out again what ended in an earlier run, first and in its order, so that a scheduler learns what
             it knew. How those rows ended stays.
+        spent: is there nothing left to pay for more?
         room: most rows that may wait for others at a time: a search is not asked further ahead than that.
     """
 
@@ -61,10 +62,11 @@ class Agenda:
         *,
         replay: bool = False,
         room: int = 16,
+        spent: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sweep, self.runs, self.planner, self.proposer = sweep, runs, planner, proposer
         self.file = runs.sweep(sweep.name).ledger_file
-        self.replay, self.room = replay, room
+        self.replay, self.room, self.spent = replay, room, spent
         self.rows = {row.row: row for row in ledger.read(self.file)}
         self.plans: dict[int, Wanted] = {}  # by row
         self.groups: dict[str, Group] = {}
@@ -84,6 +86,8 @@ class Agenda:
         """The next row to run; it is on disk, and so are its trial's spec and evaluations."""
         if self.replays:
             return self.replays.popleft()
+        if self.spent():
+            return Pause.OVER
         for row in [row for row in self.waiting if not self._blocked(row)]:
             self.waiting.remove(row)
             self.ready.appendleft(row)

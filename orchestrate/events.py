@@ -7,7 +7,8 @@ An epoch that a resumed attempt replays counts once, the first time.
 Every line holds ``event`` and ``t`` (milliseconds since 1970, the only timestamp a relay may use):
 
 ========== ============================================================================================
-started    attempt, previous_lines, pid, host, device, threads, resumes_at [epoch, step], versions
+started    attempt, previous_lines, pid, host, device, threads, resumes_at [epoch, step], versions; where known
+           submitted (when, in milliseconds), gpus (its share), job (the cluster's number)
 epoch      epoch (0-based), step, metrics (``loss``, ``loss/CE.clean``, ``val/clean``, ``val/robust``,
            ``lr``, ``seconds``, ...), best (is it the best so far)
 checkpoint epoch, step, file, sha256, best

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrate import ledger
+from orchestrate.accounts import Totals, of_rows
 from orchestrate.ledger import Row
 from orchestrate.results import Ground, collect
 from orchestrate.runs import Runs, SweepDir
@@ -56,6 +57,7 @@ class Report:
     failures: tuple[Failure, ...]
     open: int  # suggestions that have not ended
     left_out: tuple[str, ...]
+    cost: Totals
 
 
 def make(runs: Runs, names: Sequence[str] | None = None) -> Report:
@@ -84,7 +86,13 @@ def make(runs: Runs, names: Sequence[str] | None = None) -> Report:
         volume = hypervolume([(point.clean, point.robust) for point in points])
         fronts.append(Front(ground, points, volume, picture))
     return Report(
-        runs, title, tuple(fronts), _failures(runs, rows), _open(rows), tuple(dict.fromkeys(left_out))
+        runs,
+        title,
+        tuple(fronts),
+        _failures(runs, rows),
+        _open(rows),
+        tuple(dict.fromkeys(left_out)),
+        of_rows(runs, rows),
     )
 
 
@@ -106,6 +114,8 @@ def show(report: Report) -> None:
             console.print(f"  | {line}", style="dim", markup=False, soft_wrap=True)
     for sentence in report.left_out:
         console.print(sentence, style="yellow", markup=False, soft_wrap=True)
+    if report.cost.hours:
+        console.print(f"cost: {report.cost}", markup=False, soft_wrap=True)
     if report.open:
         console.print(f"{report.open} of its trials have not ended (parapet sweep FILE --resume goes on)")
     ui = f"parapet ui --runs {shlex.quote(str(report.runs.path))}"

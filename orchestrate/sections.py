@@ -91,5 +91,8 @@ class Limits(Part):
     """When a trial is ended or tried again."""
 
     hours: float | None = Field(None, gt=0, description="wall clock per trial; it then ends as failed (time)")
+    gpu_hours: float | None = Field(
+        None, gt=0, description="of all trials together; once they are spent nothing more is submitted"
+    )
     retries: int = Field(1, ge=0, description="after a crash or out of memory")
     checkpoint_minutes: float = Field(5, gt=0)

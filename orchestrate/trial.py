@@ -26,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from clusters.base import STOPPED
+from clusters.base import STOPPED, submitted
 from orchestrate.events import EventWriter, story
 from orchestrate.locks import Lock, LockHeld
 from orchestrate.runs import Runs, TrialDir, read_yaml
@@ -54,6 +54,7 @@ class Settings:
         evaluations: digests of the evaluations that are wanted; each has its file in ``DIR/evaluations``.
         device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
         threads: for PyTorch.
+        gpus: what share of GPUs it was given; only told.
         hours: limit of this attempt, or None.
         checkpoint_minutes: most minutes between two checkpoints.
         wait_s: how long to wait for one who holds the trial, and may be dead on a machine that cannot be asked.
@@ -62,6 +63,7 @@ class Settings:
     evaluations: tuple[str, ...] = ()
     device: str = "auto"
     threads: int = 1
+    gpus: float = 0.0
     hours: float | None = None
     checkpoint_minutes: float = 5.0
     wait_s: float = 0.0
@@ -105,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--eval", nargs="*", default=[], metavar="DIGEST", dest="evaluations")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--gpus", type=float, default=0.0)
     parser.add_argument("--hours", type=float)
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
     parser.add_argument("--wait", type=float, default=0.0, metavar="S", dest="wait_s")
@@ -196,6 +199,7 @@ class Attempt:
             host=socket.gethostname(),
             device=str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
             threads=self.settings.threads,
+            **self._submission(),
             resumes_at=checkpoint.position(self.trial.checkpoints, self.trial.key),
             versions={name: version(name) for name in ("parapet", "torch")},
         )
@@ -216,6 +220,13 @@ class Attempt:
                 self._evaluate(name, spec, data, device)
         self.events.write("finished", evaluations=list(self.settings.evaluations))
         print("finished", flush=True)
+
+    def _submission(self) -> dict[str, object]:
+        """What is known of how it came to run here, for the accounts."""
+        job = [os.environ.get(name) for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")]
+        number = "_".join(part for part in job if part) or os.environ.get("SLURM_JOB_ID")
+        facts = {"submitted": submitted(self.trial.path), "gpus": self.settings.gpus, "job": number}
+        return {name: value for name, value in facts.items() if value}
 
     def _train(self, spec: TrialSpec, data: Dataset, device: torch.device) -> None:
         from training.fit import Control, fit

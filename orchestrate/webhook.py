@@ -1,8 +1,9 @@
 """Word of a sweep's end for a chat or a script: one JSON document, posted to the address in PARAPET_WEBHOOK.
 
 ``{"text": ..., "content": ..., "sweep": ..., "state": "finished", "code": 0, "counts": {"finished": 12, ...},
-"front": [{"label": ..., "clean": 97.5, "robust": 71.0, "seeds": 2}, ...]}``: ``text`` is what Slack, Mattermost and
-Teams show, ``content`` what Discord does. An address may hold a password, so it is in no file that is tracked.
+"front": [{"label": ..., "clean": 97.5, "robust": 71.0, "seeds": 2}, ...], "gpu_hours": 3.2}``, or ``core_hours``.
+``text`` is what Slack, Mattermost and Teams show, ``content`` what Discord does. An address may hold a password, so it
+is in no file that is tracked.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def document(runs: Runs, name: str, code: int, report: Report | None) -> dict[st
         for point in points
         if point.front
     ]
+    cost = {report.cost.unit.replace("-", "_").lower(): round(report.cost.hours, 3)} if report else {}
     told = ", ".join(f"{number} {what}" for what, number in counts.items()) or "no trial"
     best = "; ".join(f"{one['label']} {one['clean']:.1f}/{one['robust']:.1f}" for one in front[:6])
     text = f"parapet sweep {name}: {state} ({told})" + (
@@ -64,6 +66,7 @@ def document(runs: Runs, name: str, code: int, report: Report | None) -> dict[st
         "code": code,
         "counts": dict(counts),
         "front": front,
+        **cost,
     }
 
 

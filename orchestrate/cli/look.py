@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrate import events, ledger
+from orchestrate import accounts, events, ledger
 from orchestrate.cli.common import (
     RunsOption,
     TrialArgument,
@@ -50,9 +50,10 @@ def ls(
     name: Annotated[
         str | None, typer.Argument(metavar="[SWEEP]", help="Only this one.", autocompletion=complete_sweep)
     ] = None,
+    times: Annotated[bool, typer.Option("--time", help="Show what trials cost instead.")] = False,
     runs: RunsOption = None,
 ) -> None:
-    """List sweeps and trials: how far they are, and how they came out."""
+    """List sweeps and trials: how far they are, and how they came out; or what they cost."""
     store = locate(runs)
     swept = [find_sweep(store, name)] if name else list(store.sweeps())
     ledgers = {sweep.name: ledger.read(sweep.ledger_file) for sweep in swept}
@@ -65,6 +66,9 @@ def ls(
         table(("sweep", "trials", *STATES, "driver"), [_sweep_line(s, ledgers[s.name]) for s in swept])
         print()
     rows = rows_by_key(store)
+    if times:
+        _show_times(store, trials, rows)
+        return
     table(
         ("key", "state", "epochs", "clean", "robust", "seed", "label"),
         [_line(trial, rows.get(trial.key, [])) for trial in trials],
@@ -88,6 +92,13 @@ def show(key: TrialArgument, runs: RunsOption = None) -> None:
         took = (told.last_t - told.first_t) / 60_000
         print(
             f"time     from {_clock(told.first_t)} to {_clock(told.last_t)} ({took:.1f} min), attempt {told.attempt}"
+        )
+    for one in accounts.of(trial.events).attempts:
+        wait = "" if one.wait is None else f" after {accounts.duration(one.wait)} in the queue"
+        job = f", job {one.job}" if one.job else ""
+        print(
+            f"attempt  {one.number} ran {accounts.duration(one.seconds)}{wait} on {one.node or 'an unknown node'}{job}:"
+            f" {one.outcome or 'no end was heard'}, {one.gpu_hours:.2f} GPU-hours"
         )
     print(f"\nspec\n{_indented(yaml.safe_dump(spec.dump(), sort_keys=False))}")
     if told.epochs:
@@ -159,6 +170,31 @@ def _line(trial: TrialDir, rows: list[Row]) -> tuple[str, ...]:
         percent(metrics.get("robust")),
         str(spec.seed),
         rows[-1].label if rows else spec.method.name,
+    )
+
+
+def _show_times(store: Runs, trials: list[TrialDir], rows: dict[str, list[Row]]) -> None:
+    """What each trial cost, and all together."""
+    told = {trial.key: accounts.of(trial.events) for trial in trials}
+    lines = []
+    for trial in trials:
+        account, own = told[trial.key], rows.get(trial.key, [])
+        lines.append(
+            (
+                trial.key,
+                _state(trial, events.story(trial.events)),
+                accounts.duration(account.wait),
+                accounts.duration(account.seconds),
+                f"{account.gpu_hours:.2f}",
+                str(len(account.attempts)),
+                ", ".join(account.nodes) or "-",
+                own[-1].label if own else trial.spec().method.name,
+            )
+        )
+    table(("key", "state", "waited", "ran", "GPU-h", "attempts", "node", "label"), lines)
+    states = {key: own[-1].state for key, own in rows.items()}
+    print(
+        f"\nall: {accounts.total((told[t.key], states.get(t.key, ''), accounts.epochs_of(t)) for t in trials)}"
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
+from orchestrate.accounts import Account
 from orchestrate.events import Event, Story
 from orchestrate.ledger import Row
 from training.spec import TrialSpec, flatten
@@ -68,13 +69,24 @@ class Metrics:
     Epochs have their number as step. Evaluations of one checkpoint are numbered as they came (a stronger attack
     may come later), so that a metric has one point per step; what is of the best checkpoint has no prefix, and
     what was evaluated beside that has the attacks before its names: ``PGD-20/robust``.
+
+    What it cost so far (``time/...``) is told when an attempt ends, or when the next one shows that it has, with the
+    attempt's number as step.
     """
 
     evaluations: dict[str, list[str]] = field(default_factory=dict)  # digests by prefix
+    account: Account = field(default_factory=Account)
+    costed: int = 0  # attempts whose cost was told
 
     def of(self, event: Event) -> tuple[str, list[Metric]] | None:
         """``(group, metrics)``; None when the event has none, or repeats an evaluation."""
+        before = self._cost() if event["event"] == "started" else None
+        self.account.tell(event)
         match event["event"]:
+            case "started":
+                return before
+            case "finished" | "stopped" | "failed":
+                return self._cost()
             case "epoch":
                 return f"epoch {event['epoch']}", _metrics(event, "", event["epoch"])
             case "trained":
@@ -89,6 +101,20 @@ class Metrics:
                 digests.append(digest)
                 return f"evaluated {digest}", _metrics(event, prefix, len(digests) - 1)
         return None
+
+    def _cost(self) -> tuple[str, list[Metric]] | None:
+        """Of all attempts up to the last, once for each."""
+        if not self.account.attempts or self.costed == len(self.account.attempts):
+            return None
+        self.costed = len(self.account.attempts)
+        last = self.account.attempts[-1]
+        values = {
+            "time/queue_seconds": self.account.wait,
+            "time/run_seconds": self.account.seconds,
+            "time/gpu_hours": self.account.gpu_hours,
+        }
+        metrics = [Metric(name, value, last.last, last.number) for name, value in values.items()]
+        return f"cost {last.number}", metrics
 
 
 def _metrics(event: Event, prefix: str, step: int) -> list[Metric]:
@@ -146,6 +172,7 @@ def tags(story: Story, rows: Sequence[Row], sweep: str, now: Standing) -> dict[s
         "parapet.attempts": str(story.attempt or ""),
         "parapet.started": _iso(story.first_t) if story.first_t else "",
         "parapet.host": str(started.get("host") or ""),
+        "parapet.job": str(started.get("job") or ""),
         "parapet.device": str(started.get("device") or ""),
         "parapet.threads": str(started.get("threads") or ""),
         "parapet.versions": ", ".join(f"{name} {versions[name]}" for name in sorted(versions)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrate.accounts import Account
 from orchestrate.events import Follower, Story
 from orchestrate.ledger import Row
 from orchestrate.locks import Watch
@@ -51,6 +52,11 @@ class TrialRelay:
     def begun(self) -> bool:
         """Is there anything to tell? A trial that only waits has no run."""
         return self.story.first_t is not None or content.foremost(self.rows).state == "failed"
+
+    @property
+    def account(self) -> Account:
+        """What it cost so far."""
+        return self._metrics.account
 
     def job_should_end(self) -> bool:
         """Does a job live whose sweep gave it up, or died?"""

@@ -1,6 +1,7 @@
 """Commands on trials that are there: one real trial, trained once for this file."""
 
 import io
+import socket
 import os
 import shutil
 import subprocess
@@ -78,12 +79,21 @@ def test_ls_lists_sweeps_and_trials_with_their_results(capsys, runs, trial):
     assert trial.key in shown(capsys, "ls", "small")
 
 
+def test_ls_tells_what_trials_cost(capsys, runs, trial):
+    head, line, _, last = shown(capsys, "ls", "--time").splitlines()[3:]
+    assert head.split() == ["key", "state", "waited", "ran", "GPU-h", "attempts", "node", "label"]
+    columns = line.split()
+    assert (columns[0], columns[6:9]) == (trial.key, ["0.00", "1", socket.gethostname()])
+    assert last.startswith("all: 0.00 core-hours")
+
+
 def test_show_tells_everything_about_one_trial(capsys, trial):
     out = shown(capsys, "show", trial.key[:6])
     for words in (
         trial.key,
         "CE(adv)",
         "pgd-at it is, seed 0",
+        f"on {socket.gethostname()}: finished, 0.00 GPU-hours",
         "finished",
         "small",
         "epochs: 2",

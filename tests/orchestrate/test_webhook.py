@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrate import ledger, webhook
+from orchestrate.accounts import Totals
 from orchestrate.ledger import Row
 from orchestrate.runs import Runs
 from training.errors import UserError
@@ -31,7 +32,8 @@ def report(*points: tuple[str, float, float, bool]) -> Any:
         SimpleNamespace(label=label, clean=clean, robust=robust, seeds=(0, 1), front=front)
         for label, clean, robust, front in points
     ]
-    return SimpleNamespace(fronts=(SimpleNamespace(points=made),))
+    cost = Totals(True, 3.25, 0.5, (), 0.0, 0)
+    return SimpleNamespace(fronts=(SimpleNamespace(points=made),), cost=cost)
 
 
 def test_counts_and_the_front_are_told_in_words_and_in_numbers(runs: Runs, chat: SimpleNamespace) -> None:
@@ -42,6 +44,7 @@ def test_counts_and_the_front_are_told_in_words_and_in_numbers(runs: Runs, chat:
     assert said["counts"] == {"finished": 2, "failed": 1}
     assert said["front"] == [{"label": "hat", "clean": 85.0, "robust": 49.0, "seeds": 2}]
     assert (said["state"], said["code"], said["sweep"]) == ("failed", 1, "s")
+    assert said["gpu_hours"] == 3.25
     assert said["text"] == said["content"]
     assert (
         said["text"]

@@ -150,10 +150,15 @@ class Tracked:
 
 def expected_points(trial: TrialDir) -> list[tuple[str, int, float, int]]:
     """Every metric of a trial with one attempt per event, read from its files as plainly as possible."""
-    points = []
-    for file in sorted(trial.events.glob("*.jsonl")):
-        for line in file.read_text().splitlines():
-            event = json.loads(line)
+    points, ran = [], 0.0
+    files = sorted(trial.events.glob("*.jsonl"))
+    for number, file in enumerate(files, start=1):
+        events = [json.loads(line) for line in file.read_text().splitlines()]
+        ran += (events[-1]["t"] - events[0]["t"]) / 1000
+        if number < len(files) or events[-1]["event"] in ("finished", "stopped", "failed"):
+            cost = {"queue_seconds": 0.0, "run_seconds": ran, "gpu_hours": 0.0}
+            points += [(f"time/{name}", number, value, events[-1]["t"]) for name, value in cost.items()]
+        for event in events:
             step = event.get("epoch", event.get("best_epoch", 0))
             prefix = "best/" if event["event"] == "trained" else ""
             if event["event"] in ("epoch", "trained", "evaluated"):
