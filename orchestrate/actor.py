@@ -13,6 +13,7 @@ from ray import tune
 
 from clusters.process import Process
 from orchestrate.runner import Report, Runner, Task
+from orchestrate.storage.node import here
 
 PROXY_CPUS = 0.01  # of an actor that only follows a job elsewhere
 
@@ -59,7 +60,6 @@ def to_config(task: Task) -> dict[str, Any]:
 
 
 def _runner(config: dict[str, Any]) -> Runner:
-    task = dict(config["task"])
-    task["evaluations"] = tuple(task["evaluations"])
-    task["driver"] = Process(**task["driver"]) if task["driver"] else None
-    return Runner(Task(**task))
+    task = here(config["task"])
+    driver = Process(**task["driver"]) if task["driver"] else None
+    return Runner(Task(**task | {"evaluations": tuple(task["evaluations"]), "driver": driver}))

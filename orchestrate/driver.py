@@ -9,7 +9,8 @@ thread of its own, and then only waits. So a signal is acted on at once, whateve
                                             directories are all that is needed to go on. Jobs on a cluster where they
                                             outlive the sweep go on, and are taken over when it is resumed
 
-Exit codes: 0 all finished or were pruned, 1 some failed, 128 + N after signal N (``parapet stop`` counts as SIGINT).
+Exit codes: 0 all finished or were pruned, 1 some failed or are left for want of GPU-hours, 128 + N after signal N
+(``parapet stop`` counts as SIGINT).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -31,6 +32,7 @@ from clusters.process import me
 from orchestrate import ledger, reaper, remote, webhook
 from orchestrate.agenda import Agenda, Pause
 from orchestrate.attendant import Attendant
+from orchestrate.budget import Budget
 from orchestrate.interruption import Interrupted, listening
 from orchestrate.ledger import Row
 from orchestrate.locks import Lock, LockHeld
@@ -39,12 +41,14 @@ from orchestrate.ray_session import ray_session, scratch_folder
 from orchestrate.runner import Task
 from orchestrate.runs import Runs, write_whole
 from orchestrate.search import grid, proposer
+from orchestrate.storage.head import Head
 from orchestrate.sweep_file import Sweep
 from training.errors import UserError
 
 if TYPE_CHECKING:
     from orchestrate.report import Report
 
+SEEN_OUT_S = 20.0  # for jobs on other nodes to carry up their last checkpoint
 LOOK_S = 0.2  # between two looks at the stop file
 
 
@@ -72,7 +76,7 @@ def run(sweep: Sweep, runs: Runs, *, cluster: str = "local", planner: Planner | 
         driver = _Driver(sweep, runs, cluster, planner or Planner(sweep, runs))
         if driver.elsewhere is not None:
             remote.expect_answer(driver.elsewhere)
-        with listening():
+        with driver.alone(), listening():
             code = driver.run()
     finally:
         lock.release()
@@ -95,8 +99,14 @@ class _Driver:
         self.folder = runs.sweep(sweep.name)
         self.token = secrets.token_hex(8)
         self.elsewhere = remote.open_cluster(cluster, runs)
+        self.head = Head(runs) if runs.url else None
+        self.budget = Budget(runs, sweep.name, sweep.limits.gpu_hours)
         self.attendant: Attendant | None = None
         self.report: Report | None = None
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Where RUNS is on an object store, no driver on another machine runs the sweep meanwhile."""
+        return self.head.holding(self.sweep.name) if self.head else contextlib.nullcontext()
 
     def run(self) -> int:
         """All of it, up to the report, or up to an interruption; returns the exit code."""
@@ -104,10 +114,7 @@ class _Driver:
             return self._run()
         except Interrupted as interrupted:
             self._wind_down("KILLED")
-            words = ["parapet", "sweep", self.sweep.name, "--runs", str(self.runs.path)]
-            words += [] if self.cluster == "local" else ["--cluster", self.cluster]
-            again = shlex.join([*words, "--resume"])
-            print(f"{self.sweep.name}: stopped ({interrupted}); {again} goes on from the checkpoints")
+            print(f"{self.sweep.name}: stopped ({interrupted}); {self._again()} goes on from the checkpoints")
             return 128 + interrupted.number
         except BaseException:
             self._wind_down("FAILED")
@@ -115,7 +122,14 @@ class _Driver:
 
     def _run(self) -> int:
         replay = self.sweep.scheduler.name != "none"
-        agenda = Agenda(self.sweep, self.runs, self.planner, proposer(self.sweep), replay=replay)
+        agenda = Agenda(
+            self.sweep,
+            self.runs,
+            self.planner,
+            proposer(self.sweep),
+            replay=replay,
+            spent=self.budget.reached,
+        )
         self.folder.stop_file.unlink(missing_ok=True)
         self.planner.imports.keep()
         kept = self.sweep.dump() | {"import": self.planner.imports.digests}
@@ -126,7 +140,8 @@ class _Driver:
         self.attendant = Attendant(self.runs, self.folder, self.token, scratch, self.cluster)
         first = agenda.next()
         if isinstance(first, Pause):
-            print(f"{self.sweep.name}: nothing to run, every trial has ended before")
+            if not self.budget.reached():
+                print(f"{self.sweep.name}: nothing to run, every trial has ended before")
             self.attendant.wait_until_ready()
         else:
             agenda.put_back(first)
@@ -138,10 +153,15 @@ class _Driver:
         with ray_session(scratch) as total:
             attendant.wait_until_ready()
             cpus, gpus, at_once = self._room(total)
+            if self.budget.hours is not None and not gpus:
+                print(
+                    "warning: limits.gpu_hours: trials get no GPU, so there is nothing to count",
+                    file=sys.stderr,
+                )
             from orchestrate.live import Live
             from orchestrate.tune_search import TuneSearch, scheduler, tuner
 
-            search = TuneSearch(agenda, lambda row: self._task(row, cpus, gpus), at_once)
+            search = TuneSearch(agenda, lambda row: self._task(row, cpus, gpus), at_once, self._settle)
             tune = tuner(search, scheduler(self.sweep.scheduler, search.spared), scratch)
             with Live(self.folder, self.runs, _expected(self.sweep)):
                 self._conduct(tune.fit)
@@ -161,6 +181,7 @@ class _Driver:
         try:
             while thread.is_alive():
                 thread.join(LOOK_S)
+                self.budget.reached()  # also while nothing is asked for: it keeps what failed from being tried again
                 if self.folder.stop_file.exists():
                     raise Interrupted(signal.SIGINT)
         except Interrupted:
@@ -177,9 +198,31 @@ class _Driver:
             remote.reap(self.runs, self.sweep.name, self.elsewhere)
         self.report = report.make(self.runs, [self.sweep.name])
         report.show(self.report)
-        failed = any(row.state == "failed" for row in ledger.read(self.folder.ledger_file))
-        attendant.end("FAILED" if failed else "FINISHED")
-        return 1 if failed else 0
+        rows = ledger.read(self.folder.ledger_file)
+        failed = any(row.state == "failed" for row in rows)
+        left = self.budget.reached() and self._tell_of_what_is_left(rows)
+        attendant.end("FAILED" if failed else "KILLED" if left else "FINISHED")
+        if self.head:
+            self.head.save(self.sweep.name)
+        return 1 if failed or left else 0
+
+    def _tell_of_what_is_left(self, rows: Sequence[Row]) -> bool:
+        """Say what was not run for want of GPU-hours, if anything."""
+        ended = sum(row.state != "open" and row.role == "trial" for row in rows)
+        if ended >= _expected(self.sweep):
+            return False
+        again = self._again(f"--max-gpu-hours {2 * self.budget.spent():.3g}")
+        print(
+            f"{self.sweep.name}: {self.budget.spent():.2f} of {self.budget.hours:g} GPU-hours are spent, and"
+            f" {_expected(self.sweep) - ended} trials are left; {again} goes on"
+        )
+        return True
+
+    def _again(self, more: str = "") -> str:
+        """The command that goes on with this sweep."""
+        words = ["parapet", "sweep", self.sweep.name, "--runs", self.runs.url or str(self.runs.path)]
+        words += [] if self.cluster == "local" else ["--cluster", self.cluster]
+        return shlex.join([*words, "--resume", *more.split()])
 
     def _call_off(self) -> None:
         """Ask all jobs to end; nothing is submitted from now on, neither here nor by actors elsewhere."""
@@ -189,6 +232,8 @@ class _Driver:
             job.signal(signal.SIGTERM)
         if self.elsewhere is not None:
             remote.call_off(self.elsewhere, self.sweep.name)
+        if self.head:
+            self.head.call_off(self.sweep.name)
 
     def _wind_down(self, status: str) -> None:
         """See the jobs that still run to their end, and have everything told."""
@@ -196,8 +241,12 @@ class _Driver:
         reaper.end_jobs(self.token)
         if self.elsewhere is not None:
             remote.end(self.elsewhere, self.sweep.name)
+        if self.head:
+            self.head.see_out(self.sweep.name, SEEN_OUT_S)
         if self.attendant is not None:
             self.attendant.end(status)
+        if self.head:
+            self.head.save(self.sweep.name)
         self.folder.stop_file.unlink(missing_ok=True)
 
     def _room(self, total: Mapping[str, float]) -> tuple[float, float, int]:
@@ -219,8 +268,16 @@ class _Driver:
             )
         return asked.cpus, gpus, min(rooms)
 
+    def _settle(self, key: str) -> None:
+        """Bring all of a trial here that has ended."""
+        if self.head:
+            head = self.head
+            head.patiently(lambda: head.pull([key]), self.folder.stop_file.exists)
+
     def _task(self, row: Row, cpus: float, gpus: float) -> Task:
         limits = self.sweep.limits
+        if self.head:
+            self.head.plan(self.sweep.name, row.key)
         return Task(
             runs=str(self.runs.path),
             key=row.key,
@@ -235,7 +292,9 @@ class _Driver:
             token=self.token,
             driver=me(),
             stop_file=str(self.folder.stop_file),
+            spent_file=str(self.folder.spent_file),
             replay=row.state != "open",
+            url=self.runs.url,
         )
 
 

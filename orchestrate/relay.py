@@ -25,9 +25,11 @@ from typing import cast, get_args
 
 from clusters.process import process
 from orchestrate import ledger, provenance, sweep_file
+from orchestrate.accounts import epochs_of, total
 from orchestrate.locks import Watch
 from orchestrate.runs import Runs, SweepDir
-from orchestrate.tracking import artifacts, origin
+from orchestrate.storage.head import Head, followed
+from orchestrate.tracking import artifacts, content, origin
 from orchestrate.tracking.content import Status
 from orchestrate.tracking.tracker import Refused, Tracker, Unreachable
 from orchestrate.tracking.trial_relay import TrialRelay
@@ -77,8 +79,21 @@ class Relay:
         self.tracker.remove_doubles({key: t.run_id for key, t in self.trials.items() if t.run_id})
         states = [row.state for rows in self.rows.values() for row in rows]
         counts = {f"parapet.{state}": str(states.count(state)) for state in ("finished", "pruned", "failed")}
-        self.tracker.log(self.tracker.parent, tags=counts)
+        self.tracker.log(self.tracker.parent, tags=counts | self._cost())
         self.tracker.set_status(self.tracker.parent, status)
+
+    def _cost(self) -> dict[str, str]:
+        """What all trials together cost, as tags."""
+        told = total(
+            (trial.account, content.foremost(self.rows[key]).state, epochs_of(trial.trial))
+            for key, trial in self.trials.items()
+            if key in self.rows
+        )
+        kind = "gpu_hours" if told.on_gpus else "core_hours"
+        return {
+            f"parapet.{kind}": f"{told.hours:.3f}",
+            f"parapet.{kind}_saved_by_pruning": f"{told.saved:.3f}",
+        }
 
     def upload_parent(self) -> None:
         """The sweep file, the ledger, what it was run from, and the report as far as it is made."""
@@ -172,6 +187,8 @@ def follow(relay: Relay, driver: Driver) -> int:
 def finish(relay: Relay, status: Status, patience_s: float = PATIENCE_S) -> int:
     """Tell all that is left and end the parent run. Returns the exit code."""
     relay.look()
+    if relay.runs.url:
+        Head(relay.runs).see_out(relay.sweep.name, DYING_S)
     dying = time.monotonic() + DYING_S
     while relay.jobs_should_end() and time.monotonic() < dying:
         time.sleep(0.1)
@@ -223,11 +240,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if noted and not noted.source:
         print(f"tracking: no source is kept: {noted.facts['no_source']}", file=sys.stderr, flush=True)
     relay = Relay(runs, sweep, tracker)
-    if driver is None:
-        return once(relay)
-    os.nice(5)  # training goes first
-    print(f"ready {tracker.parent}", flush=True)
-    return follow(relay, driver)
+    with followed(runs, sweep.name):
+        if driver is None:
+            return once(relay)
+        os.nice(5)  # training goes first
+        print(f"ready {tracker.parent}", flush=True)
+        return follow(relay, driver)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from orchestrate.events import Event, Follower, Story, attempts
 from orchestrate.locks import Lock, LockHeld, Watch
 from orchestrate.reaper import KEY, TOKEN
 from orchestrate.runs import Runs, TrialDir, write_whole
+from orchestrate.storage import node
 from orchestrate.trial import FULL
 from training.errors import UserError
 
@@ -50,8 +51,9 @@ class Task:
         sweep: whose trial it is.
         token: marks the sweep's jobs on this machine (see :mod:`orchestrate.reaper`).
         driver: the sweep's; nothing is submitted once it is dead.
-        stop_file: nor when this file is there.
+        stop_file, spent_file: nor when one of these files is there.
         replay: only tell what has happened so far.
+        url: the object store that ``runs`` is a local copy of, if it is one.
     """
 
     runs: str
@@ -67,7 +69,9 @@ class Task:
     token: str = ""
     driver: Process | None = None
     stop_file: str = ""
+    spent_file: str = ""
     replay: bool = False
+    url: str = ""
 
 
 class Runner:
@@ -129,12 +133,15 @@ class Runner:
         if self.own is not None and not left and self.cluster.state(self.own).live:
             if not self.story.complete(self.task.evaluations):
                 ask_to_stop(self.trial, "pruned")
-            self.cluster.stop(self.own, STOP_GRACE_S)
+            self.cluster.stop(self.own, 3 * STOP_GRACE_S if self.task.url else STOP_GRACE_S)
         self.own = None
 
     def _begin(self) -> None:
         """See how things are. Not before the first step: Tune makes actors that it throws away unused."""
         self.begun = True
+        while self.task.url and (problem := node.fetch(self.task.url, self.trial.path, self.task.sweep)):
+            print(f"{self.task.key}: {problem}; trying again", file=sys.stderr, flush=True)
+            time.sleep(AGAIN_S)
         live = self._attach_if_told()
         followed = self.followed
         self._listen()
@@ -193,8 +200,8 @@ class Runner:
     def _finish(self, live: bool) -> Report | None:
         """There is nothing more to do but to see our own process out."""
         self.finished_at = self.finished_at or time.monotonic()
-        if live and time.monotonic() - self.finished_at < STOP_GRACE_S:
-            return None
+        if live and (self.task.url or time.monotonic() - self.finished_at < STOP_GRACE_S):
+            return None  # an object store may take its time: it is finished when all of it is there
         if self.own is not None and live:
             self.cluster.stop(self.own, STOP_GRACE_S)
         return {"state": "finished"}
@@ -247,7 +254,7 @@ class Runner:
 
     def _submit(self) -> Report | None:
         """Start the job, unless somebody else was quicker."""
-        if self._sweep_ends():
+        if self._sweep_ends() or (self.task.spent_file and Path(self.task.spent_file).exists()):
             return {"state": "stopped"}
         self.own, self.followed, self.ending = None, False, None
         try:
@@ -326,6 +333,8 @@ def job(task: Task) -> Job:
         "--threads": max(1, int(task.cpus)),
         "--checkpoint-minutes": task.checkpoint_minutes,
     }
+    if task.gpus:
+        options["--gpus"] = task.gpus
     if task.hours is not None:
         options["--hours"] = task.hours
     if task.cluster != "local":
@@ -334,6 +343,8 @@ def job(task: Task) -> Job:
     command += [str(word) for option in options.items() for word in option]
     if task.evaluations:
         command += ["--eval", *task.evaluations]
+    if task.url:
+        command = node.command(task.url, trial.path, task.sweep, command)
     log = trial.logs / f"{number}.txt"
     env = {TOKEN: task.token, KEY: task.key} if task.cluster == "local" else {}  # others outlive the sweep
     return Job(task.key, trial.path, tuple(command), task.cpus, task.gpus, log, env, task.sweep)

@@ -4,6 +4,7 @@
 
     RUNS/                                   --runs, PARAPET_RUNS, or ./runs
       mlflow.db, mlartifacts/               the default store (MLFLOW_TRACKING_URI wins)
+      object-store                          only in a local copy of an object store: its address
       identity                              tells this folder from others on one tracking server
       sweeps/NAME/                          sweep.yaml, ledger.jsonl, origins/, report/, relay.log
       imports/SHA256/NAME.py                users' own files, as they were when a sweep was run with them
@@ -32,6 +33,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from orchestrate.storage import MARK, is_url, local_folder
 from training.errors import UserError
 from training.spec import TrialSpec
 
@@ -117,6 +119,11 @@ class SweepDir:
         return self.path.name
 
     @property
+    def spent_file(self) -> Path:
+        """There once the sweep's GPU-hours are spent (:mod:`orchestrate.budget`)."""
+        return self.path / "spent"
+
+    @property
     def sweep_file(self) -> Path:
         return self.path / "sweep.yaml"
 
@@ -142,6 +149,12 @@ class Runs:
     """All trials and sweeps of one store."""
 
     path: Path
+
+    @property
+    def url(self) -> str:
+        """Where this is only a local copy: the object store's address; else empty (see :mod:`orchestrate.storage`)."""
+        file = self.path / MARK
+        return file.read_text().strip() if file.exists() else ""
 
     @property
     def imports(self) -> Path:
@@ -172,12 +185,21 @@ class Runs:
         return found[0]
 
 
-def locate(given: str | None) -> Runs:
+def locate(given: str | None, *, pull: bool = True) -> Runs:
     """The store: ``--runs``, else PARAPET_RUNS, else ``./runs``, as an absolute path.
 
-    Inside a Ray job a relative path is refused: the working directory there is a copy that goes away.
+    Of an object store it is a local copy, of what is small; with ``pull`` it is brought up to date.
+
+    Raises UserError: an object store cannot be used; or a relative path inside a Ray job, where the working
+    directory is a copy that goes away.
     """
     text = given or os.environ.get("PARAPET_RUNS") or "runs"
+    if is_url(text):
+        if not pull:
+            return Runs(local_folder(text, "runs"))
+        from orchestrate.storage.head import Head
+
+        return Head.open(text).runs
     path = Path(text).expanduser()
     if not path.is_absolute() and os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
         raise UserError(

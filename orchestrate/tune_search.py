@@ -31,11 +31,18 @@ class TuneSearch(Searcher):  # type: ignore[misc]  # ray is not typed
     Args:
         task_of: what a trial's actor is to do for a row.
         at_once: most trials at a time.
+        settle: called with a row's trial before the agenda hears how it ended: has all of it come here?
     """
 
-    def __init__(self, agenda: Agenda, task_of: Callable[[Row], Task], at_once: int) -> None:
+    def __init__(
+        self,
+        agenda: Agenda,
+        task_of: Callable[[Row], Task],
+        at_once: int,
+        settle: Callable[[str], None] = lambda key: None,
+    ) -> None:
         super().__init__()
-        self.agenda, self.task_of, self.at_once = agenda, task_of, at_once
+        self.agenda, self.task_of, self.at_once, self.settle = agenda, task_of, at_once, settle
         self.rows: dict[str, Row] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -57,6 +64,7 @@ class TuneSearch(Searcher):  # type: ignore[misc]  # ray is not typed
         row = self.rows.pop(trial_id)
         if error or result is None or "state" not in result:
             result = {"state": "failed", "kind": "crash", "reason": "its Tune actor died", "done": True}
+        self.settle(row.key)
         self.agenda.done(row, result)
 
     def spared(self, trial_id: str) -> bool:

@@ -18,14 +18,16 @@ from training.registry import nearest
 
 def complete_trial(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Keys of trials, with their labels."""
-    runs = locate(ctx.params.get("runs"))
+    runs = locate(ctx.params.get("runs"), pull=False)
     labels = {key: rows[-1].label for key, rows in rows_by_key(runs).items()}
     return [(t.key, labels.get(t.key, "")) for t in runs.trials() if t.key.startswith(incomplete)]
 
 
 def complete_sweep(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of sweeps."""
-    return [s.name for s in locate(ctx.params.get("runs")).sweeps() if s.name.startswith(incomplete)]
+    return [
+        s.name for s in locate(ctx.params.get("runs"), pull=False).sweeps() if s.name.startswith(incomplete)
+    ]
 
 
 def complete_either(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
@@ -50,7 +52,11 @@ def complete_method(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
 
 RunsOption = Annotated[
     str | None,
-    typer.Option("--runs", metavar="DIR", help="Where everything is kept. Default: PARAPET_RUNS, or ./runs"),
+    typer.Option(
+        "--runs",
+        metavar="DIR|URL",
+        help="Where everything is kept; s3://BUCKET/PREFIX too. Default: PARAPET_RUNS, or ./runs",
+    ),
 ]
 OverridesArgument = Annotated[
     list[str] | None,

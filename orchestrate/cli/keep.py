@@ -8,6 +8,7 @@ import typer
 
 from orchestrate.cli.common import RunsOption, complete_sweep, find_sweep, in_bytes, size_of, table
 from orchestrate.runs import locate
+from training.errors import UserError
 
 
 def clean(
@@ -27,6 +28,11 @@ def clean(
 
     store = locate(runs)
     given_up = {find_sweep(store, name).name for name in sweeps or []}
+    if store.url:
+        from orchestrate.storage.head import Head
+
+        if busy := Head(store).in_use():
+            raise UserError(f"{store.url}: somebody is at work in it ({busy}); clean when it has ended")
     found = waste(store, given_up)
     if not found:
         print(f"{store.path}: nothing to clean")
@@ -41,4 +47,6 @@ def clean(
     for one in found:
         if one in still:
             remove(one, store)
+            if store.url:
+                Head(store).remove(one.path.relative_to(store.path).as_posix())
     print("removed")

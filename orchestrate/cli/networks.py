@@ -52,7 +52,11 @@ def evaluate(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     load_imports(imports)
-    _load_own_imports(checkpoint, locate(runs))
+    store = locate(runs)
+    own = TrialDir(checkpoint.absolute().parent.parent)
+    if store.url and own.path.parent == store.path / "trials" and own.spec_file.exists():
+        _bring_checkpoints(store, own)
+    _load_own_imports(checkpoint, store)
     network, trained, facts = load_network(checkpoint, device=device)
     spec = _overridden(trained, overrides or [])
     wanted = _evaluation(checkpoint, attacks, images)
@@ -101,6 +105,7 @@ def export(
 
     store = locate(runs)
     trial = store.find(key)
+    _bring_checkpoints(store, trial)
     load_imports(imports, trial.spec().imports, store)
     network, spec, facts = load_network(trial.checkpoints / "best.pt", device="cpu")
     file = output or Path(f"{trial.key}.safetensors")
@@ -114,6 +119,14 @@ def export(
         raise UserError(f"--output: {file} cannot be written: {error}") from None
     print(f"{file} ({sum(t.numel() for t in weights.values()):,} numbers). To load it:\n")
     print(_loading(file, spec, facts, store))
+
+
+def _bring_checkpoints(store: Runs, trial: TrialDir) -> None:
+    """Where the store is a local copy of an object store's: it leaves large files there until they are asked for."""
+    if store.url:
+        from orchestrate.storage.head import Head
+
+        Head(store).pull_checkpoints(trial)
 
 
 def _load_own_imports(checkpoint: Path, store: Runs) -> None:

@@ -63,6 +63,10 @@ def sweep(
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again what is there already.")] = False,
     cluster: ClusterOption = "local",
     concurrency: ConcurrencyOption = None,
+    max_gpu_hours: Annotated[
+        float | None,
+        typer.Option(metavar="H", help="Once all trials together have had so many, submit nothing more."),
+    ] = None,
     runs: RunsOption = None,
 ) -> int:
     """Run a sweep: train, attack and compare everything that FILE asks for.
@@ -74,6 +78,7 @@ def sweep(
 
     store = locate(runs)
     given = [*(overrides or []), *([f"concurrency={concurrency}"] if concurrency else [])]
+    given += [] if max_gpu_hours is None else [f"limits.gpu_hours={max_gpu_hours:g}"]
     wanted = sweep_file.load(_file_of(file, store, resume), given)
     if resume and not store.sweep(wanted.name).ledger_file.exists():
         raise UserError(f"--resume: {store.path} has no sweep '{wanted.name}' to go on with")
@@ -165,6 +170,10 @@ def stop(
 ) -> int:
     """Stop a trial or a whole sweep. Each trial writes a checkpoint first, from which it can go on."""
     store = locate(runs)
+    if store.url:
+        from orchestrate.storage.head import stop as stop_there
+
+        return stop_there(store, name)
     if "/" not in name and store.sweep(name).sweep_file.exists():
         return _stop_sweep(store, name)
     return _stop_trials(store, [store.find(name).key])
@@ -193,6 +202,14 @@ def run_sweep(wanted: Sweep, store: Runs, cluster: str, *, dry_run: bool = False
     from orchestrate.lineage import from_other_commits
     from orchestrate.plan import Planner, all_of
 
+    if store.url and cluster != "local":
+        raise UserError(
+            f"--runs: {store.url}: Slurm's jobs need a folder that all nodes share, not an object store"
+        )
+    if store.url and fresh:
+        raise UserError(
+            f"--fresh: {store.url}: is for a folder; on an object store give up the sweep (parapet clean)"
+        )
     cluster = clusters.open(cluster, store.path / "trials").name
     with tempfile.TemporaryDirectory() as scratch:
         planner = Planner(wanted, store, Path(scratch) if dry_run else None)
