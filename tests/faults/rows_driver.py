@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 from stage import Stage
 
@@ -18,7 +19,7 @@ def killed_before_submission(stage: Stage) -> None:
     stage.finish(stage.start("--resume"))
 
 
-def killed_during_submission(stage: Stage) -> None:
+def killed_during_submission(stage: Stage, meanwhile: Callable[[Stage], None] = lambda _: None) -> None:
     """driver killed during submission: Slurm has the job, and its number was never written down"""
     stage.shim(
         "sbatch",
@@ -33,7 +34,9 @@ def killed_during_submission(stage: Stage) -> None:
     )
     stage.write()
     stage.bury(stage.start())
-    stage.finish(stage.start("--resume"))
+    again = stage.start("--resume")
+    meanwhile(stage)
+    stage.finish(again)
     [taken] = (stage.folder / "taken").read_text().split()[-1:]
     jobs = {job.id.partition("_")[0] for job in stage.record().jobs}
     assert taken in jobs, f"job {taken} was lost"
@@ -88,8 +91,15 @@ def two_drivers(stage: Stage) -> None:
     stage.write()
     first = stage.start()
     stage.until_all_train(count=1, epochs=1)
+    refused(stage)
+    stage.finish(first)
+
+
+def refused(stage: Stage) -> None:
+    """Start a second driver, once the first has the sweep's lock."""
+    first, lock = stage.sweeps[-1].process.pid, stage.runs / "sweeps" / stage.name / "live.lock"
+    stage.until(lambda: lock.exists() and f'"pid": {first},' in lock.read_text())
     second = stage.start("--resume")
     stage.finish(second, code=2)
     assert "is being run already" in second.said, second.said
-    stage.finish(first)
     stage.notes.append("exit code 2")

@@ -14,6 +14,7 @@ from stage import Stage
 FORGETFUL = (
     "$REAL \"$@\" | grep -vE '\\|(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|OUT_OF_MEMORY)\\|'\nexit 0\n"
 )
+NO_ACCOUNTING = "echo 'Slurm accounting storage is disabled' >&2\nexit 1\n"
 
 
 def sacct_slow(stage: Stage) -> None:
@@ -29,7 +30,7 @@ def sacct_empty(stage: Stage) -> None:
 def sacct_absent(stage: Stage) -> None:
     """no sacct (accounting: false), squeue has forgotten the jobs that ended, and one is killed without a word"""
     stage.settings["accounting"] = False
-    _whole_job_killed(stage, "echo 'Slurm accounting storage is disabled' >&2\nexit 1\n")
+    _whole_job_killed(stage, NO_ACCOUNTING)
 
 
 def _whole_job_killed(stage: Stage, sacct: str) -> None:

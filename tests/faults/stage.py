@@ -212,8 +212,10 @@ class Stage:
         self.until(lambda: (self.runs / "trials" / key / "checkpoints/last.pt").exists())
 
     def record(self) -> record.Record:
-        """What is left behind, with Slurm's accounts when they are complete."""
-        self.until(lambda: not record.read(self.runs, self.slurm, self.store).queued, 30)
+        """What is left behind; jobs that are about to go may go first."""
+        end = time.monotonic() + 30
+        while record.read(self.runs, self.slurm, self.store).queued and time.monotonic() < end:
+            time.sleep(0.5)
         return record.read(
             self.runs, self.slurm, self.store, tuple(self.watch.together), self.watch.last_seen
         )
