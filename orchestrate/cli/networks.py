@@ -85,6 +85,10 @@ def evaluate(
         print(f"\n{count} test images of {spec.data.name}, {spec.attack.norm} eps {spec.attack.eps:g}")
         if outcome.parent.name == "outcomes":
             print(f"per image: {outcome}")
+            if store.url:
+                from orchestrate.storage.head import Head
+
+                Head(store).push_outcome(TrialDir(outcome.parents[1]), outcome.stem)
 
 
 def export(

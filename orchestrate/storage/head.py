@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from orchestrate import ledger
+from orchestrate.events import story
 from orchestrate.locks import Watch
 from orchestrate.runs import Runs, TrialDir, write_whole
 from orchestrate.storage import MARK, local_folder
@@ -71,6 +72,13 @@ class Head:
         if index != before:
             write_whole(self.runs.path / INDEX, json.dumps(self._index() | index))
 
+    def bring_best(self, keys: Iterable[str]) -> None:
+        """Bring here the best networks of trials that were trained when the head was another machine."""
+        for trial in map(self.runs.trial, keys):
+            known = (trial.checkpoints / "best.pt").exists() or not trial.events.is_dir()
+            if not known and story(trial.events).trained is not None:
+                self._bring_best(trial)
+
     def pull_checkpoints(self, trial: TrialDir) -> None:
         """Bring a trial's checkpoints here."""
         fetch_checkpoints(self.place, trial, self.place.listed(f"trials/{trial.key}"))
@@ -83,6 +91,10 @@ class Head:
         files = [trial.spec_file, *sorted((trial.path / "evaluations").glob("*.yaml"))]
         files += [self.runs.imports / digest / name for name, digest in spec.imports.items()]
         self._push(files)
+
+    def push_outcome(self, trial: TrialDir, digest: str) -> None:
+        """An evaluation that was made here."""
+        self._push([trial.evaluation_file(digest), trial.outcome_file(digest)])
 
     def push_sweep(self, name: str) -> None:
         """The sweep's file, ledger, origins and report."""
@@ -226,6 +238,10 @@ class Head:
             ended.set()
             thread.join(LONGEST_S)
 
+    def all_trials(self, sweep: str) -> list[str]:
+        """Keys of the trials of a sweep."""
+        return list(dict.fromkeys(row.key for row in ledger.read(self.runs.sweep(sweep).ledger_file)))
+
     def open_trials(self, sweep: str) -> list[str]:
         """Keys of the trials of a sweep that have not ended, as its ledger says."""
         rows = ledger.read(self.runs.sweep(sweep).ledger_file)
@@ -260,9 +276,11 @@ class Head:
         if file.exists() and file.read_bytes().startswith(content):  # append-only: the longer one is right
             return
         if best and b'"event": "trained"' in content:
-            trial = TrialDir(file.parents[1])
-            fetch_checkpoints(self.place, trial, self.place.listed(f"trials/{trial.key}"), ("best.pt",))
+            self._bring_best(TrialDir(file.parents[1]))
         write_whole(file, content)
+
+    def _bring_best(self, trial: TrialDir) -> None:
+        fetch_checkpoints(self.place, trial, self.place.listed(f"trials/{trial.key}"), ("best.pt",))
 
     def _push(self, files: Iterable[Path]) -> None:
         for file in files:
@@ -310,6 +328,8 @@ def followed(runs: Runs, sweep: str) -> contextlib.AbstractContextManager[None]:
     if not runs.url:
         return contextlib.nullcontext()
     head = Head(runs)
+    with contextlib.suppress(Unreachable):  # MLflow then has no copy of them
+        head.bring_best(head.all_trials(sweep))
     return head.following(sweep, lambda: head.open_trials(sweep))
 
 
