@@ -165,7 +165,7 @@ class Stage:
         place = self.folder / "inside"
         place.mkdir(exist_ok=True)
         (place / "sitecustomize.py").write_text(textwrap.dedent(text))
-        self.env["PYTHONPATH"] = str(place)
+        self.env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")]))
 
     def kill_training(self, key: str) -> None:
         [pid] = self.pids(key)

@@ -89,7 +89,7 @@ def play(row: Play, site: RealSlurm, folder: Path, undisturbed: Undisturbed) -> 
         try:
             row(stage)
         except Exception as error:
-            line.trouble = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            line.trouble = " ".join(f"{type(error).__name__}: {error}".split())[:120].replace("|", "/")
             print(f"{row.__name__}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         line.seconds = time.monotonic() - stage.began
         found = stage.record()
