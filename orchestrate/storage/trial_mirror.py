@@ -59,6 +59,7 @@ class TrialMirror:
         if not self._ahead(there):
             for folder in (self.trial.events, self.trial.outcomes):
                 shutil.rmtree(folder, ignore_errors=True)
+            self._ran_here.unlink(missing_ok=True)
             wanted = (*wanted, "events/", "outcomes/", "born")
         for path in there:
             if path.removeprefix(f"{self.base}/").startswith(wanted):
@@ -77,6 +78,7 @@ class TrialMirror:
             self._manifest = fetch_checkpoints(self.place, self.trial, there)
             self._versions = {n: _version(f) for n in NAMES if (f := self.trial.checkpoints / n).exists()}
         self.attempt = max(attempts(self.trial.events), default=0) + 1
+        self._ran_here.write_text(str(self.attempt))
         self._send_checkpoints(self._snapshots())
         self._write_manifest()  # from now on what an earlier attempt may still write counts no more
 
@@ -101,13 +103,19 @@ class TrialMirror:
         """Is what lies here what the store has, and perhaps more, which was written here and not carried up?"""
         here = attempts(self.trial.events)
         known = _attempts_in(there, self.base)
-        if not here or (known and known[-1] > here[-1]) or not self._same_birth():
+        ran = self._ran_here.read_text() if self._ran_here.exists() else ""
+        if not here or ran != str(here[-1]) or (known and known[-1] > here[-1]) or not self._same_birth():
             return False
         files = {n: self.trial.events / f"{n}.jsonl" for n in known}
         return all(
             file.exists() and file.read_bytes().startswith(self.place.read(f"{self.base}/events/{file.name}"))
             for file in files.values()
         )
+
+    @property
+    def _ran_here(self) -> Path:
+        """Names the last attempt that ran on this node: events alone may have been brought here."""
+        return self.trial.path / "ran-here"
 
     def _same_birth(self) -> bool:
         """Is it the same trial still, not one that was thrown away and planned anew?"""
