@@ -26,11 +26,14 @@ def test_rays_own_schema_takes_a_cloud_cluster(name: str) -> None:
     gpu = config["available_node_types"]["gpu"]
     assert (gpu["min_workers"], gpu["max_workers"]) == (0, 8)
     assert given["docker"]["image"].startswith(f"rayproject/ray:{ray_version}-py311")
-    assert any("/shared" in command for command in given["initialization_commands"])
+    data = {"aws": "s3://my-bucket", "gcp": "/shared"}[name]  # where data, and what trials write, lie
+    assert any(data in command for command in given["initialization_commands"])
+    assert any(f"--artifacts-destination {data}/" in command for command in given["head_start_ray_commands"])
     text = (FOLDER / f"{name}.yaml").read_text()
     assert "spot" in text.lower()
     assert "0.0.0.0" not in text, "nothing listens to the world"
     assert (text.count("EDIT 1:"), text.count("EDIT 2:")) == (1, 1)
+    assert ("IamInstanceProfile" in gpu["node_config"]) == (name == "aws"), "workers write to the bucket"
 
 
 def test_a_misspelt_field_would_be_found() -> None:
