@@ -145,9 +145,12 @@ class Cluster(Protocol):
 STOPPED = 76  # exit code of a job that ended because it was asked to, and can go on
 
 
-def intend(directory: Path) -> str:
-    """Write down that a job is about to be submitted, by whom; returns the nonce that marks the submission."""
-    nonce = secrets.token_hex(8)
+def intend(directory: Path, nonce: str = "") -> str:
+    """Write down that a job is about to be submitted, by whom; returns the nonce that marks the submission.
+
+    Several jobs that are submitted at once have one ``nonce``.
+    """
+    nonce = nonce or secrets.token_hex(8)
     _write(directory, {"nonce": nonce, "submitter": asdict(me()), "submitted": time.time_ns() // 1_000_000})
     return nonce
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from clusters.base import Handle, Job, Request, Share, State, Unavailable, intend, record, recorded
 from clusters.profile import Profile
+from clusters.slurm_array import folder_of, write
 from clusters.slurm_body import Body, directory_of_notes
 from clusters.slurm_queue import Listed, Queue
-from clusters.slurm_script import command_of, environment, executor
+from clusters.slurm_script import array_executor, command_of, environment, executor, title
 from training.errors import UserError
 
 NAME = "slurm"
@@ -88,9 +90,9 @@ class SlurmCluster:
     def submit(self, request: Request) -> Handle:
         """Submit the job, and write its number down."""
         assert self.profile is not None
-        job, requeue = request.job, self.profile.requeue
+        job = request.job
         nonce = intend(job.directory)
-        body = Body(command_of(job), job.log, job.directory, nonce, requeue.allowed, requeue.warning * 0.75)
+        body = self._body(job, nonce)
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it then raises
                 submitted = executor(self.profile, job, nonce).submit(body)
@@ -100,6 +102,42 @@ class SlurmCluster:
         self.queue.watch(handle.id, job.directory)
         record(job.directory, nonce, handle)
         return handle
+
+    def plan_array(self, jobs: Sequence[Job], parallel: int) -> str:
+        """The script that ``submit_array`` would submit."""
+        assert self.profile is not None
+        return array_executor(self.profile, jobs, folder_of(self.folder, "NONCE"), "NONCE", parallel).text()
+
+    def submit_array(self, jobs: Sequence[Job], parallel: int) -> list[Handle]:
+        """Submit jobs as one array, of which ``parallel`` run at once, and write their numbers down.
+
+        Raises as ``submit``. The caller makes sure that nobody else submits one of these keys meanwhile.
+        """
+        assert self.profile is not None
+        nonce = secrets.token_hex(8)
+        folder = write(self.folder, nonce, [job.key for job in jobs])
+        for job in jobs:
+            intend(job.directory, nonce)
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                made = array_executor(self.profile, jobs, folder, nonce, parallel)
+                number = made.submit_as_array([self._body(job, nonce, title(job, nonce)) for job in jobs])
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise self._refusal(str(error).strip()) from None
+        handles = [
+            Handle(self.name, f"{number}_{task}", key=job.key, sweep=job.sweep, nonce=nonce)
+            for task, job in enumerate(jobs)
+        ]
+        self.queue.watch_all({handle.id: self.folder / handle.key for handle in handles})
+        for job, handle in zip(jobs, handles, strict=True):
+            record(job.directory, nonce, handle)
+        return handles
+
+    def _body(self, job: Job, nonce: str, named: tuple[str, str] | None = None) -> Body:
+        assert self.profile is not None
+        requeue = self.profile.requeue
+        grace_s = requeue.warning * 0.75
+        return Body(command_of(job), job.log, job.directory, nonce, requeue.allowed, grace_s, named)
 
     def find(self, key: str) -> Handle | None:
         """The recorded job if it lives, or a live one whose submitter died before it had written its number down."""
@@ -175,6 +213,8 @@ class SlurmCluster:
 
     def printed(self, handle: Handle) -> Path | None:
         """What its setup lines and submitit said."""
+        if "_" in handle.id:
+            return folder_of(self.folder, handle.nonce) / f"{handle.id}_0_log.err"
         return self.folder / handle.key / "slurm" / f"{handle.id}_0_log.err"
 
     def _refusal(self, said: str) -> Exception:

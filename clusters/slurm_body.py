@@ -13,6 +13,7 @@ Only this marks the end of a job without Slurm being asked: ``DIR/slurm/NONCE.en
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -39,6 +40,7 @@ class Body:
         directory: where it runs; notes of job NONCE are in its folder ``slurm``.
         requeue: is the job to be started again when Slurm takes it away?
         grace_s: how long the command may take to end when it is told to.
+        title: name and comment that the job gives itself: a task of an array has the array's until then.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class Body:
         nonce: str,
         requeue: bool,
         grace_s: float,
+        title: tuple[str, str] | None = None,
     ) -> None:
         self.command, self.log, self.directory, self.nonce = command, log, directory, nonce
-        self.requeue, self.grace_s = requeue, grace_s
+        self.requeue, self.grace_s, self.title = requeue, grace_s, title
         self._pid = 0
 
     def __call__(self) -> int:
@@ -60,6 +63,7 @@ class Body:
         (note / f"{self.nonce}.ended").unlink(missing_ok=True)
         if (note / f"{self.nonce}.stop").exists():  # while it waited to be started again
             return self._end(STOPPED)
+        self._take_title()
         first, *rest = self.command
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -92,8 +96,22 @@ class Body:
         if not self.requeue:
             self._end(STOPPED)
             return None
-        again = (self.command, self.log, self.directory, self.nonce, self.requeue, self.grace_s)
+        again = (self.command, self.log, self.directory, self.nonce, self.requeue, self.grace_s, self.title)
         return DelayedSubmission(Body(*again))
+
+    def _take_title(self) -> None:
+        """For people who read squeue: nothing depends on it."""
+        if self.title is not None:
+            name, comment = self.title
+            own = "_".join(os.environ.get(f"SLURM_ARRAY_{part}_ID", "") for part in ("JOB", "TASK"))
+            words = ["scontrol", "update", f"JobId={own}"]  # SLURM_JOB_ID may be the whole array's
+            with contextlib.suppress(OSError, subprocess.SubprocessError):
+                subprocess.run(
+                    [*words, f"JobName={name}", f"Comment={comment}"],
+                    timeout=10,
+                    capture_output=True,
+                    check=False,
+                )
 
     def _await_slurm(self, stop: Path) -> None:
         """The command was told to end. Unless we were asked for it, Slurm has more to say."""

@@ -6,7 +6,7 @@ is looked up with ``sacct``, all such jobs in one question, until its end is kno
 ``squeue`` alone has to do. Slurm not answering changes nothing of what is known.
 
 A job is ours when its comment says so and it works in a directory of our folder; a number alone proves nothing, as
-Slurm uses numbers again.
+Slurm uses numbers again. A task of an array works in the folder itself, and a table there says whose it is.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clusters.base import State, Unavailable
+from clusters.slurm_array import Tables
 
 MARK = "parapet"  # what the comments of our jobs begin with
 ANSWER_S = 30.0  # for Slurm to answer a question
@@ -112,6 +113,7 @@ class Queue:
         self._file = shared / f"{hashlib.sha256(told_by.encode()).hexdigest()[:16]}.json"
         self._seen: dict[str, float] = {}  # when a job was first heard of
         self._watched: set[str] = set()
+        self._tables = Tables(self.folder)
 
     def listed(self, within_s: float = 0.0) -> list[Listed]:
         """Our jobs that Slurm lists, or has so seconds ago, ended ones among them. Raises Unavailable."""
@@ -127,14 +129,21 @@ class Queue:
 
     def watch(self, id: str, place: Path, submitted: bool = True) -> None:
         """Remember that the end of this job is of interest, which may just have been ``submitted``."""
-        self._seen[id] = time.monotonic()
-        self._watched.add(id)
+        self.watch_all({id: place}, submitted)
+
+    def watch_all(self, places: Mapping[str, Path], submitted: bool = True) -> None:
+        """The same of several."""
+        self._seen |= dict.fromkeys(places, time.monotonic())
+        self._watched |= places.keys()
         with self._locked():
             answer = self._read()
-            if submitted or answer.watched.get(id) != str(place.resolve()):
-                answer.watched[id] = str(place.resolve())
+            news = {id: str(place.resolve()) for id, place in places.items()}
+            news = {id: place for id, place in news.items() if submitted or answer.watched.get(id) != place}
+            for id, place in news.items():
+                answer.watched[id] = place
                 answer.ends.pop(id, None)  # of an earlier job that had this number
                 answer.missed.pop(id, None)
+            if news:
                 self._write(answer)
 
     def state(self, id: str, place: Path) -> State:
@@ -160,6 +169,10 @@ class Queue:
         if ids:
             self._scancel("--state=PENDING", *ids)
             self._scancel("--signal=TERM", *ids)
+
+    def throttle(self, array: str, parallel: int) -> None:
+        """Let so many tasks of an array run at once from now on. Raises Unavailable."""
+        _command("scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={parallel}")
 
     def expire(self) -> None:
         """Let the next question be asked, however new the last answer is."""
@@ -196,14 +209,15 @@ class Queue:
     def _ask(self, answer: Answer) -> None:
         now = time.monotonic()
         user = f"--user={getpass.getuser()}"
-        text = _command("squeue", "--noheader", user, "--states=all", f"--format={_FORMAT}")
+        text = _command("squeue", "--noheader", "--array", user, "--states=all", f"--format={_FORMAT}")
         jobs = {}
         for line in text.splitlines():
             id, word, rest = line.split("|", 2)
             if rest.startswith(f"{MARK} "):
                 comment, name, place = rest.split("|", 2)
-                if Path(place).parent == self.folder:
-                    jobs[id] = [word, comment, name, place]
+                whose = self._whose(id, comment, place)
+                if whose is not None:
+                    jobs[id] = [word, whose[0], name, whose[1]]
         answer.at, answer.jobs = now, jobs
         open_ = {id: place for id, place in answer.watched.items() if id not in answer.ends}
         for id, place in open_.items():
@@ -215,6 +229,19 @@ class Queue:
                 answer.missed.setdefault(id, now)
         self._account(answer, [id for id in open_ if id in answer.missed and id not in answer.ends], now)
 
+    def _whose(self, id: str, comment: str, place: str) -> tuple[str, str] | None:
+        """Comment and directory of a job of ours, a task of an array being given what it would have alone."""
+        if Path(place).parent == self.folder:
+            return comment, place
+        if Path(place) != self.folder:
+            return None
+        words = dict(word.partition("=")[::2] for word in comment.split())
+        key = self._tables.key(words.get("nonce", ""), id)
+        if key is None:
+            return None
+        alone = f"{MARK} sweep={words.get('sweep', '')} key={key} nonce={words['nonce']}"
+        return alone, str(self.folder / key)
+
     def _account(self, answer: Answer, ids: list[str], now: float) -> None:
         """Look up the ends of jobs that squeue does not list any more."""
         if ids and self.accounting:
@@ -222,7 +249,8 @@ class Queue:
                 text = _sacct(ids)
                 for line in text.splitlines():
                     id, word, place = line.split("|", 2)
-                    if place == answer.watched.get(id) and not state_of(word).live and word != "UNKNOWN":
+                    places = (answer.watched.get(id), str(self.folder) if "_" in id else None)
+                    if place in places and not state_of(word).live and word != "UNKNOWN":
                         answer.ends[id] = word
         for id in ids:
             if id not in answer.ends and (not self.accounting or now - answer.missed[id] > SETTLE_S):
@@ -267,7 +295,7 @@ class Queue:
 
 def _sacct(ids: Sequence[str]) -> str:
     """Number, state and directory of these jobs, as far as they are known."""
-    form = ("--noheader", "--parsable2", "--allocations", "--format=JobIDRaw,State,WorkDir")
+    form = ("--noheader", "--parsable2", "--allocations", "--format=JobID,State,WorkDir")
     return _command("sacct", *form, f"--jobs={','.join(ids)}")
 
 

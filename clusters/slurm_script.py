@@ -6,10 +6,11 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
 import clusters
@@ -33,6 +34,24 @@ class Executor(SlurmExecutor):
         """The script as it would be submitted."""
         return str(self._make_submission_file_text(self._submitit_command_str, "")).rstrip() + "\n"
 
+    def submit_as_array(self, calls: Sequence[Callable[[], object]]) -> str:
+        """Submit functions as the tasks 0, 1, ... of one array job; its number.
+
+        submitit's own arrays are submitted by a plain SlurmExecutor, which would pass the environment on.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        drafts = []
+        for number, call in enumerate(calls):
+            submission = DelayedSubmission(call)
+            submission.set_timeout(self.parameters["time"], self.max_num_timeout)
+            drafts.append(self.folder / f"{number}.draft.pkl")
+            submission.dump(drafts[-1])
+        self.parameters["map_count"] = len(calls)
+        job: str = self._submit_command(self._submitit_command_str).job_id
+        for number, draft in enumerate(drafts):  # a task that begins before waits for it
+            JobPaths(self.folder, f"{job}_{number}").move_temporary_file(draft, "submitted_pickle")
+        return job
+
     @classmethod
     def affinity(cls) -> int:
         """A script can be made, and shown, where there is no Slurm."""
@@ -46,11 +65,39 @@ def executor(profile: Profile, job: Job, nonce: str) -> Executor:
     return made
 
 
-def _parameters(profile: Profile, job: Job, nonce: str) -> dict[str, Any]:
+def array_executor(
+    profile: Profile, jobs: Sequence[Job], folder: Path, nonce: str, parallel: int
+) -> Executor:
+    """What submits these jobs, which are alike but for their directories, as one array of which so many run at once.
+
+    Args:
+        folder: what the array leaves. Its tasks begin in the folder that has the jobs' directories.
+    """
+    first = jobs[0]
+    made = Executor(folder, max_num_timeout=profile.requeue.timeouts, python=profile.python)
+    given = _parameters(profile, first, nonce)
+    given |= {
+        "job_name": f"{first.sweep}.array",
+        "comment": f"{MARK} sweep={first.sweep} nonce={nonce}",
+        "array_parallelism": parallel,
+    }
+    given["additional_parameters"] |= {"chdir": str(first.directory.resolve().parent)}
+    made.update_parameters(**given)
+    made.parameters["map_count"] = len(jobs)
+    return made
+
+
+def title(job: Job, nonce: str) -> tuple[str, str]:
+    """Name and comment of a job, by which people and we know it."""
     name = f"{job.sweep}.{job.key}" if job.sweep else job.key
+    return name, f"{MARK} sweep={job.sweep} key={job.key} nonce={nonce}"
+
+
+def _parameters(profile: Profile, job: Job, nonce: str) -> dict[str, Any]:
+    name, comment = title(job, nonce)
     given: dict[str, Any] = {
         "job_name": name,
-        "comment": f"{MARK} sweep={job.sweep} key={job.key} nonce={nonce}",
+        "comment": comment,
         "partition": profile.partition,
         "account": profile.account,
         "qos": profile.qos,

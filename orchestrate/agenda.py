@@ -106,6 +106,16 @@ class Agenda:
                 self._settle_helpers()
                 return Pause.OVER if self.over else Pause.WAIT
 
+    def rest(self) -> list[Row]:
+        """All that ``next`` would hand out now, one after the other; it still will."""
+        rows = []
+        while isinstance(row := self.next(), Row):
+            rows.append(row)
+        for row in reversed(rows):
+            self.put_back(row)
+        self.over = False
+        return rows
+
     def put_back(self, row: Row) -> None:
         """Undo ``next``: the row was not needed after all."""
         if self.running.get(row.key) is row:

@@ -31,6 +31,7 @@ import yaml
 from clusters.process import me
 from orchestrate import ledger, reaper, remote, webhook
 from orchestrate.agenda import Agenda, Pause
+from orchestrate.ahead import Ahead, suits
 from orchestrate.attendant import Attendant
 from orchestrate.budget import Budget
 from orchestrate.interruption import Interrupted, listening
@@ -100,6 +101,7 @@ class _Driver:
         self.token = secrets.token_hex(8)
         self.elsewhere = remote.open_cluster(cluster, runs)
         self.head = Head(runs) if runs.url else None
+        self.ahead: Ahead | None = None
         self.budget = Budget(runs, sweep.name, sweep.limits.gpu_hours)
         self.attendant: Attendant | None = None
         self.report: Report | None = None
@@ -161,7 +163,13 @@ class _Driver:
             from orchestrate.live import Live
             from orchestrate.tune_search import TuneSearch, scheduler, tuner
 
-            search = TuneSearch(agenda, lambda row: self._task(row, cpus, gpus), at_once, self._settle)
+            if self.elsewhere is not None and suits(self.sweep):
+
+                def task_of(row: Row) -> Task:
+                    return self._task(row, cpus, gpus)
+
+                self.ahead = Ahead(self.runs, self.sweep.name, self.elsewhere, agenda, task_of, at_once)
+            search = TuneSearch(agenda, lambda row: self._hand_out(row, cpus, gpus), at_once, self._settle)
             tune = tuner(search, scheduler(self.sweep.scheduler, search.spared), scratch)
             with Live(self.folder, self.runs, _expected(self.sweep)):
                 self._conduct(tune.fit)
@@ -269,10 +277,18 @@ class _Driver:
         return asked.cpus, gpus, min(rooms)
 
     def _settle(self, key: str) -> None:
-        """Bring all of a trial here that has ended."""
+        """A trial has ended: bring all of it here, and let others have its place."""
+        if self.ahead:
+            self.ahead.settle()
         if self.head:
             head = self.head
             head.patiently(lambda: head.pull([key]), self.folder.stop_file.exists)
+
+    def _hand_out(self, row: Row, cpus: float, gpus: float) -> Task:
+        """The task of a row that an actor is about to get; its job may be submitted by now."""
+        if self.ahead:
+            self.ahead.submit(row)
+        return self._task(row, cpus, gpus)
 
     def _task(self, row: Row, cpus: float, gpus: float) -> Task:
         limits = self.sweep.limits
@@ -294,6 +310,7 @@ class _Driver:
             stop_file=str(self.folder.stop_file),
             spent_file=str(self.folder.spent_file),
             replay=row.state != "open",
+            nonce=self.ahead.nonces.get(row.key, "") if self.ahead else "",
             url=self.runs.url,
         )
 

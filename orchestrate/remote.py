@@ -107,6 +107,23 @@ def reap(runs: Runs, sweep: str, cluster: SlurmCluster) -> list[Leftover]:
     return found
 
 
+def refuse_jobs(runs: Runs, keys: Iterable[str], field: str) -> None:
+    """Raises UserError where one of these trials has a job on Slurm, waiting or running, or where that is not known."""
+    handles = {key: recorded(runs.trial(key).path) for key in keys}
+    ours = [key for key, job in handles.items() if job is not None and job.cluster.partition(":")[0] == NAME]
+    if not ours:
+        return
+    cluster = clusters.open_slurm(runs.path / "trials")
+    try:
+        live = [job for key in ours if (job := cluster.find(key)) is not None]
+    except Unavailable as error:
+        raise UserError(f"{field}: {error}: whether trials have jobs is not known") from None
+    if live:
+        raise UserError(
+            f"{field}: trial {live[0].key} has job {live[0].id} on Slurm; stop it first (parapet stop {live[0].key})"
+        )
+
+
 def stop_trials(runs: Runs, keys: Iterable[str]) -> list[str]:
     """Cancel these trials' jobs for their user, whichever sweep's; the keys of those that had one.
 

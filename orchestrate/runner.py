@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import clusters
-from clusters.base import Cluster, Handle, Job, State, Unavailable, recorded
+from clusters.base import Cluster, Handle, Job, State, Unavailable, recorded, submitted
 from clusters.process import Process
 from orchestrate.events import Event, Follower, Story, attempts
 from orchestrate.locks import Lock, LockHeld, Watch
@@ -53,6 +53,7 @@ class Task:
         driver: the sweep's; nothing is submitted once it is dead.
         stop_file, spent_file: nor when one of these files is there.
         replay: only tell what has happened so far.
+        nonce: of the job that was submitted for it already (see :mod:`orchestrate.ahead`).
         url: the object store that ``runs`` is a local copy of, if it is one.
     """
 
@@ -71,6 +72,7 @@ class Task:
     stop_file: str = ""
     spent_file: str = ""
     replay: bool = False
+    nonce: str = ""
     url: str = ""
 
 
@@ -145,8 +147,19 @@ class Runner:
         live = self._attach_if_told()
         followed = self.followed
         self._listen()
+        ahead = recorded(self.trial.path) if self.task.nonce and not live else None
+        if ahead is not None and ahead.nonce == self.task.nonce:
+            self._take_up(ahead)
+            return
         self.followed, self.ending = followed, self.ending if live else None
         self.old = None if live else self._ended_meanwhile()
+
+    def _take_up(self, ahead: Handle) -> None:
+        """Judge the job that was submitted ahead, and has ended before anybody followed it."""
+        self.own, self.followed = ahead, False
+        started = self.story.started or {}
+        if started.get("submitted") != submitted(self.trial.path):  # what is told is of an earlier one
+            self.ending, self.attempts_before = None, self.story.attempt
 
     def _listen(self) -> bool:
         """Take in new events; were there any?"""

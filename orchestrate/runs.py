@@ -8,6 +8,7 @@
       identity                              tells this folder from others on one tracking server
       sweeps/NAME/                          sweep.yaml, ledger.jsonl, origins/, report/, relay.log
       imports/SHA256/NAME.py                users' own files, as they were when a sweep was run with them
+      arrays/NONCE/                         what a Slurm job array of several trials needs
       trials/KEY/
         spec.yaml                           the resolved spec
         evaluations/EVAL.yaml               each evaluation that some sweep wants of this trial

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from clusters.base import recorded
 from orchestrate import ledger
 from orchestrate.events import story
 from orchestrate.locks import Watch
@@ -55,7 +56,7 @@ def waste(runs: Runs, given_up: Collection[str] = ()) -> list[Waste]:
         found += _drafts(sweep.path) if not Watch(sweep.lock_file).held() else []
     found += [Waste(path, "replaced by --fresh") for path in sorted((runs.path / "old").glob("*"))]
     found += _downloads(runs, needed)
-    found += [] if a_driver_lives else _imports(runs, needed, kept)
+    found += [] if a_driver_lives else [*_imports(runs, needed, kept), *_arrays(runs, needed)]
     return found
 
 
@@ -120,6 +121,15 @@ def _imports(runs: Runs, needed: Collection[str], kept: Collection[SweepDir]) ->
     for folder in sorted(runs.imports.glob("*")):
         if folder.name not in used and time.time() - folder.stat().st_mtime > YOUNG_S:
             yield Waste(folder, "imported file that nothing uses")
+
+
+def _arrays(runs: Runs, needed: Collection[str]) -> Iterator[Waste]:
+    """What job arrays leave, once all their trials have ended or have other jobs."""
+    going_on = [runs.trial(key) for key in needed if story(runs.trial(key).events).state != "finished"]
+    used = {job.nonce for trial in going_on if (job := recorded(trial.path)) is not None}
+    for folder in sorted((runs.path / "arrays").glob("*")):
+        if folder.name not in used and time.time() - folder.stat().st_mtime > YOUNG_S:
+            yield Waste(folder, "job array that has ended")
 
 
 def _downloads(runs: Runs, needed: Collection[str]) -> Iterator[Waste]:

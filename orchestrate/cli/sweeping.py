@@ -27,6 +27,7 @@ from training.errors import UserError
 
 if TYPE_CHECKING:
     from orchestrate.plan import Wanted
+    from orchestrate.runner import Task
     from orchestrate.sweep_file import Sweep
 
 STOPPING_S = 30.0  # most time to wait until what was asked to stop has stopped
@@ -257,17 +258,42 @@ def _preview(wanted: Sweep, store: Runs, trials: list[Wanted], cluster: str) -> 
     if wanted.search.name == "optuna":
         print("optuna: later configurations depend on the results of the first ones")
     print("Nothing was started.")
-    for trial in [t for t in trials if not estimate.stories[t.key].complete(list(t.evaluations))][:1]:
+    left = [t for t in trials if not estimate.stories[t.key].complete(list(t.evaluations))]
+    for trial in left[:1]:
         print(
             f"Each trial would be a job like this one ({cluster}):\n  {_request(wanted, store, trial, cluster)}"
         )
+    _preview_array(wanted, store, left, cluster)
+
+
+def _preview_array(wanted: Sweep, store: Runs, trials: list[Wanted], cluster: str) -> None:
+    """How jobs would be submitted together, where they would."""
+    from orchestrate import ahead, remote
+
+    opened = remote.open_cluster(cluster, store)
+    if opened is None or not ahead.suits(wanted) or len(trials) < ahead.FEWEST:
+        return
+    parallel = min(wanted.concurrency, opened.share.parallel)
+    script = ahead.script(opened, [_task(wanted, store, trial, cluster) for trial in trials], parallel)
+    print(
+        "Those that wait for no other would be submitted together, as one array of jobs:\n"
+        f"  sbatch <<'END'\n{script}END"
+    )
 
 
 def _request(wanted: Sweep, store: Runs, trial: Wanted, cluster: str) -> str:
     """The job of one trial as its cluster would submit it."""
     import clusters
+    from orchestrate.runner import job
+
+    return str(clusters.open(cluster, store.path / "trials").plan(job(_task(wanted, store, trial, cluster))))
+
+
+def _task(wanted: Sweep, store: Runs, trial: Wanted, cluster: str) -> Task:
+    """What would be done for one trial."""
+    import clusters
     from orchestrate import remote
-    from orchestrate.runner import Task, job
+    from orchestrate.runner import Task
 
     opened = clusters.open(cluster, store.path / "trials")
     if opened.share is not None:
@@ -277,7 +303,7 @@ def _request(wanted: Sweep, store: Runs, trial: Wanted, cluster: str) -> str:
 
         asked = wanted.resources
         cpus, gpus = asked.cpus, float(torch.cuda.is_available()) if asked.gpus is None else asked.gpus
-    task = Task(
+    return Task(
         runs=str(store.path),
         key=trial.key,
         evaluations=tuple(trial.evaluations),
@@ -289,13 +315,13 @@ def _request(wanted: Sweep, store: Runs, trial: Wanted, cluster: str) -> str:
         checkpoint_minutes=wanted.limits.checkpoint_minutes,
         sweep=wanted.name,
     )
-    return str(opened.plan(job(task)))
 
 
 def _set_aside(wanted: Sweep, store: Runs, trials: list[Wanted]) -> None:
     """Move what is there of these trials to ``RUNS/old``; of a search that learns, of all that it ran."""
     from orchestrate import ledger
     from orchestrate.locks import Watch
+    from orchestrate.remote import refuse_jobs
 
     swept = store.sweep(wanted.name)
     _refuse_running(swept)
@@ -308,6 +334,7 @@ def _set_aside(wanted: Sweep, store: Runs, trials: list[Wanted]) -> None:
             raise UserError(
                 f"--fresh: trial {trial.key} is running; stop it first (parapet stop {trial.key})"
             )
+    refuse_jobs(store, [trial.key for trial in there], "--fresh")
     old = store.path / "old"
     for trial in there:
         old.mkdir(exist_ok=True)

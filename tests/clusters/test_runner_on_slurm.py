@@ -22,6 +22,7 @@ from orchestrate.events import EventWriter
 from orchestrate.ledger import Row
 from orchestrate.runner import Runner, Task
 from orchestrate.runs import Runs, TrialDir
+from training.errors import UserError
 
 
 class Followed(threading.Thread):
@@ -244,3 +245,18 @@ def test_only_jobs_that_nobody_needs_are_left_over(fake: FakeSlurm, runs: Runs, 
     states = fake.states()
     assert [states[id] for id in ("100", "7", "8")] == ["PENDING", "RUNNING", "RUNNING"]
     assert [states[id] for id in ("9", "101", "102")] == ["CANCELLED"] * 3
+
+
+def test_a_trial_with_a_job_is_not_set_aside(fake: FakeSlurm, runs: Runs, tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text("time: 60\n")
+    cluster = clusters.open_slurm(runs.path / "trials", str(tmp_path / "lab.yaml"))
+    cluster.submit(cluster.plan(runners.job(Task(str(runs.path), "k1", (), cluster.name, sweep="digits"))))
+    with pytest.raises(UserError, match=r"^--fresh: trial k1 has job 100 on Slurm; stop it first"):
+        remote.refuse_jobs(runs, ["k0", "k1"], "--fresh")
+    fake.set(down=True)
+    with pytest.raises(UserError, match="is not known"):
+        remote.refuse_jobs(runs, ["k1"], "--fresh")
+    remote.refuse_jobs(runs, ["k0"], "--fresh")
+    fake.set(down=False)
+    fake.job("100", "COMPLETED")
+    remote.refuse_jobs(runs, ["k1"], "--fresh")

@@ -11,6 +11,7 @@ import pytest
 
 import clusters
 from clusters.base import Job
+from clusters.slurm import SlurmCluster
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(clusters.__file__).parents[1]
@@ -23,13 +24,26 @@ def test_the_script_of_every_example_is_as_written_down(
     for variable in ("PYTHONPATH", "PARAPET_DATA"):
         monkeypatch.delenv(variable, raising=False)
     cluster = clusters.open_slurm(tmp_path / "trials", name)
+    assert_as_written_down(name, str(cluster.plan(job_of(cluster, "5d1f"))), tmp_path)
+
+
+def test_so_is_that_of_an_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("PYTHONPATH", "PARAPET_DATA"):
+        monkeypatch.delenv(variable, raising=False)
+    cluster = clusters.open_slurm(tmp_path / "trials", "small-lab")
+    text = cluster.plan_array([job_of(cluster, key) for key in ("5d1f", "77aa", "c0de")], parallel=2)
+    assert_as_written_down("small-lab-array", text, tmp_path)
+
+
+def job_of(cluster: SlurmCluster, key: str) -> Job:
     share = cluster.share
-    directory = cluster.folder / "5d1f"
+    directory = cluster.folder / key
     command = (sys.executable, "-m", "orchestrate.trial", str(directory), "--device", "cuda")
-    job = Job(
-        "5d1f", directory, command, share.cpus, share.gpus, directory / "log/1.txt", {"JOB": "a b"}, "digits"
-    )
-    text = str(cluster.plan(job))
+    log = directory / "log/1.txt"
+    return Job(key, directory, command, share.cpus, share.gpus, log, {"JOB": "a b"}, "digits")
+
+
+def assert_as_written_down(name: str, text: str, tmp_path: Path) -> None:
     for found, stands in ((str(tmp_path), "RUNS"), (sys.executable, "PYTHON"), (str(ROOT), "PARAPET")):
         text = text.replace(found, stands)
     file = GOLDEN / f"{name}.txt"

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from clusters.base import Handle, record
 from orchestrate import ledger
 from orchestrate.events import EventWriter
 from orchestrate.locks import Lock
@@ -134,6 +135,21 @@ def test_what_fresh_replaced_and_unused_downloads_go(runs):
     for folder in (used, runs.path / "helpers" / "run2", runs.path / "old" / "done.1"):
         folder.mkdir(parents=True)
     assert found(runs) == {"old/done.1": "replaced by --fresh", "helpers/run2": "helper that no trial uses"}
+
+
+def test_a_job_array_can_go_when_its_trials_have_ended(runs):
+    old = time.time() - 100
+    for nonce, key, ended in (("a1", "k1", True), ("a2", "k2", False)):
+        trial = runs.trial(key)
+        (runs.path / "arrays" / nonce).mkdir(parents=True)
+        os.utime(runs.path / "arrays" / nonce, (old, old))
+        ledger.append(runs.sweep("s").ledger_file, ledger.Row(0 if ended else 1, key))
+        record(trial.path, nonce, Handle("slurm:lab", "1_0", key=key, nonce=nonce))
+        events = EventWriter(trial.events)
+        events.started()
+        events.write("finished" if ended else "epoch", evaluations=[], epoch=0)
+    runs.sweep("s").sweep_file.write_text("name: s\n")
+    assert [w.path.name for w in waste(runs) if w.path.parent.name == "arrays"] == ["a1"]
 
 
 def test_removing_removes_just_that(runs):

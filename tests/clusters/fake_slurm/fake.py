@@ -81,18 +81,21 @@ def _changing(file: Path) -> Iterator[dict[str, Any]]:
 def main(file: Path, command: str, words: list[str]) -> int:
     with _changing(file) as state:
         state["calls"].append([command, *words])
-        return _answer(state, command, words)
+        return _answer(state, file, command, words)
 
 
-def _answer(state: dict[str, Any], command: str, words: list[str]) -> int:
+def _answer(state: dict[str, Any], file: Path, command: str, words: list[str]) -> int:
     if state["down"]:
         print(f"{command}: error: Unable to contact slurm controller (connect failure)", file=sys.stderr)
         return 1
     state["history"].append({id: dict(job) for id, job in state["jobs"].items()})
     match command:
         case "sbatch":
-            return _sbatch(state, Path(words[-1]).read_text())
+            script = Path(words[-1]).read_text()
+            (file.parent / "last").write_text(script)
+            return _sbatch(state, script)
         case "squeue":
+            assert "--array" in words, "an array that waits would be one line"
             for id, job in state["jobs"].items():
                 if not (state["forgets"] and job["state"] in ENDED):
                     print(f"{id}|{job['state']}|{job['comment']}|{job['name']}|{job['place']}")
@@ -111,7 +114,9 @@ def _sbatch(state: dict[str, Any], script: str) -> int:
     id = str(state["next_id"])
     state["next_id"] += 1
     place = {"comment": found["comment"], "name": found["job-name"], "place": found["chdir"]}
-    state["jobs"][id] = place | {"state": "PENDING"}
+    tasks = re.fullmatch(r"0-(\d+)%\d+", found.get("array", ""))
+    for own in [f"{id}_{n}" for n in range(int(tasks[1]) + 1)] if tasks else [id]:
+        state["jobs"][own] = place | {"state": "PENDING"}
     if state["swallowed"]:
         print("sbatch: error: Batch job submission failed: Socket timed out on send/recv", file=sys.stderr)
         return 1
