@@ -17,8 +17,8 @@ from typing import Any
 
 Event = dict[str, Any]
 ACCOUNTS = ("sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", "--starttime=now-1days")
-ACCOUNTS_FORMAT = "--format=JobIDRaw,JobName%200,State,Start,End,WorkDir%300"
-QUEUE = ("squeue", "--noheader", "--format=%i|%j|%T|%Z")
+ACCOUNTS_FORMAT = "--format=JobID,JobName%200,State,Start,End,WorkDir%300"
+QUEUE = ("squeue", "--noheader", "--array", "--format=%i|%k|%T|%Z")
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ def ledger(file: Path) -> tuple[list[str], list[End]]:
 def accounts(text: str, runs: Path) -> Iterator[Job]:
     """The jobs that worked in a trial's directory and were started, each time that they were."""
     for line in text.splitlines():
-        id, name, state, began, ended, place = line.split("|")
-        key = _key(name, place, runs)
+        id, _, state, began, ended, place = line.split("|")
+        key = _key(id, place, runs)
         if key and began.isdigit():
             yield Job(id, key, state, float(began), float(ended) if ended.isdigit() else None)
 
@@ -166,18 +166,24 @@ def accounts(text: str, runs: Path) -> Iterator[Job]:
 def queue(text: str, runs: Path) -> Iterator[tuple[str, str]]:
     """The jobs that wait or run now."""
     for line in text.splitlines():
-        id, name, _, place = line.split("|")
-        key = _key(name, place, runs)
+        id, comment, _, place = line.split("|")
+        key = _key(id, place, runs, comment)
         if key:
             yield id, key
 
 
-def _key(name: str, place: str, runs: Path) -> str:
-    """Of which trial a job is: it works in its directory; a task of an array works above that, and says its key."""
+def _key(id: str, place: str, runs: Path, comment: str = "") -> str:
+    """Of which trial a job is. It works in its directory; a task of an array works above that, and the array's table
+    says whose task it is: the table beside which Slurm has put what the task printed, or that the comment names."""
     folder = (runs / "trials").resolve()
     if Path(place).parent == folder:
         return Path(place).name
-    return name.rpartition(".")[2] if Path(place) == folder or folder in Path(place).parents else ""
+    array, _, task = id.partition("_")
+    for table in (runs / "arrays").glob("*/tasks.json") if Path(place) == folder and task.isdigit() else ():
+        printed = any(table.parent.glob(f"{array}_{task}_*"))
+        if printed or f"nonce={table.parent.name}" in comment.split():
+            return str(json.loads(table.read_text())[int(task)])
+    return ""
 
 
 def training(runs: Path) -> Iterator[tuple[int, int, str]]:

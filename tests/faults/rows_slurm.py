@@ -73,7 +73,7 @@ def node_cut_off(stage: Stage) -> None:
 def time_limit(stage: Stage) -> None:
     """a time limit of one minute, shorter than the training"""
     stage.settings |= {"time": 1, "requeue": {"warning": 30}}
-    stage.write(epochs=2400)
+    stage.write(epochs=1000)
     sweep = stage.start()
     stage.finish(sweep)
     attempts = [trial.attempts for trial in stage.trials().values()]
@@ -116,9 +116,10 @@ def numbers_used_again(stage: Stage) -> None:
     """the controller loses its state, and job numbers are used again by others' jobs"""
     stage.write(epochs=3 * 160)
     first = stage.start()
-    jobs = {stage.job(key) for key in stage.until_all_train()}
+    running = {stage.job(key) for key in stage.until_all_train()}
+    jobs = {id.partition("_")[0] for id in running}
     stage.kill(first)
-    stage.slurm("scancel", "--signal=KILL", "--full", *jobs)
+    stage.slurm("scancel", "--signal=KILL", "--full", *running)
     stage.until(lambda: not list(record.training(stage.runs)))
     stage.site.restart("slurmctld", forget=True)
     others: set[str] = set()

@@ -133,7 +133,7 @@ def epoch(made: Made, key: str) -> None:
 
 
 def queued(made: Made, *ids: str) -> None:
-    made.queue = [f"{id}|tiny.{KEY}|RUNNING|{(made.runs / 'trials' / KEY).resolve()}" for id in ids]
+    made.queue = [f"{id}|parapet key={KEY}|RUNNING|{(made.runs / 'trials' / KEY).resolve()}" for id in ids]
 
 
 SPOILT: dict[str, tuple[str, Callable[[Made], Any]]] = {
@@ -192,3 +192,20 @@ def test_a_job_that_is_live_covers_a_run_that_is_running(made: Made) -> None:
     assert made.broken() == "f"
     queued(made, "7")
     assert made.broken() == "b"
+
+
+def test_a_task_of_an_array_is_known_by_the_arrays_table(made: Made) -> None:
+    table = made.runs / "arrays/0a1b/tasks.json"
+    table.parent.mkdir(parents=True)
+    table.write_text(json.dumps([OTHER, KEY]))
+    place = (made.runs / "trials").resolve()
+    made.queue = [
+        f"9_1|parapet sweep=tiny nonce=0a1b|RUNNING|{place}",
+        f"8_1|other nonce=ffff|RUNNING|{place}",
+    ]
+    assert made.broken() == "b"
+    made.queue = []
+    made.accounts.append(f"9_1|tiny.array|COMPLETED|{T + 30}|{T + 40}|{place}")
+    assert made.broken() == ""  # nothing says whose it was
+    (table.parent / "9_1_0_log.out").touch()
+    assert made.broken() == "a"
