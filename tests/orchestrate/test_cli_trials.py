@@ -1,9 +1,9 @@
 """Commands on trials that are there: one real trial, trained once for this file."""
 
 import io
-import socket
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
