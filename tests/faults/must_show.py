@@ -45,7 +45,7 @@ CONTENT: dict[str, Any] = {
 }
 SHOWN = {
     "search": {"name": "optuna", "samples": 24, "seed": 0},
-    "scheduler": {"name": "asha", "grace_epochs": 3, "reduction": 2},
+    "scheduler": {"name": "asha", "grace_epochs": 2, "reduction": 3},
 }
 RANDOM = {"search": {"name": "random", "samples": 12, "seed": 0}}
 

@@ -40,7 +40,7 @@ def _whole_job_killed(stage: Stage, sacct: str) -> None:
     sweep = stage.start()
     key = stage.until_all_train()[0]
     job = stage.job(key)
-    stage.slurm("scancel", "--signal=KILL", "--full", job)
+    stage.kill_job(job)
     stage.finish(sweep)
     trial = stage.trials()[key]
     assert trial.attempts == 2, trial.attempts
