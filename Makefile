@@ -33,6 +33,7 @@ format: setup
 bench: setup
 	$(THREADS) $(BIN)/python tests/bench/steps.py
 	$(THREADS) $(BIN)/python tests/bench/sweeps.py
+	$(THREADS) $(BIN)/python tests/bench/slurm.py
 
 bench-gpu: setup
 	PYTHONPATH=. $(BIN)/python tests/bench/gpu.py

@@ -88,7 +88,8 @@ def _answer(state: dict[str, Any], file: Path, command: str, words: list[str]) -
     if state["down"]:
         print(f"{command}: error: Unable to contact slurm controller (connect failure)", file=sys.stderr)
         return 1
-    state["history"].append({id: dict(job) for id, job in state["jobs"].items()})
+    if state["history"] is not None:
+        state["history"].append({id: dict(job) for id, job in state["jobs"].items()})
     match command:
         case "sbatch":
             script = Path(words[-1]).read_text()
@@ -129,7 +130,8 @@ def _sacct(state: dict[str, Any], words: list[str]) -> int:
         print("Slurm accounting storage is disabled", file=sys.stderr)
         return 1
     [ids] = [word.removeprefix("--jobs=").split(",") for word in words if word.startswith("--jobs=")]
-    then = state["history"][max(0, len(state["history"]) - 1 - state["lag"])]
+    history = state["history"] or [state["jobs"]]
+    then = history[max(0, len(history) - 1 - state["lag"])]
     for id in ids:
         if id in then:
             print(f"{id}|{then[id]['state']}|{then[id]['place']}")
