@@ -29,6 +29,9 @@ STOPPING_S = 90.0  # for what was asked to end
 SAVING_S = 120.0  # for a sweep's last files to go up
 
 
+_PULLING = threading.Lock()  # a driver's threads, and a relay's, share their drafts' names
+
+
 class Head:
     """The local copy. Methods raise Unreachable where they do not try again by themselves."""
 
@@ -60,6 +63,10 @@ class Head:
 
     def pull(self, keys: Iterable[str] | None = None) -> None:
         """Bring here what is small of everything; or of these trials, and their best networks when they are trained."""
+        with _PULLING:
+            self._pull(keys)
+
+    def _pull(self, keys: Iterable[str] | None) -> None:
         index = self._index()
         before = dict(index)
         for below in ("",) if keys is None else [f"trials/{key}" for key in keys]:
