@@ -202,15 +202,9 @@ def run_sweep(wanted: Sweep, store: Runs, cluster: str, *, dry_run: bool = False
     from orchestrate.estimate import unique
     from orchestrate.lineage import from_other_commits
     from orchestrate.plan import Planner, all_of
+    from orchestrate.storage import refuse
 
-    if store.url and cluster != "local":
-        raise UserError(
-            f"--runs: {store.url}: Slurm's jobs need a folder that all nodes share, not an object store"
-        )
-    if store.url and fresh:
-        raise UserError(
-            f"--fresh: {store.url}: is for a folder; on an object store give up the sweep (parapet clean)"
-        )
+    refuse(store.url, cluster, fresh)
     cluster = clusters.open(cluster, store.path / "trials").name
     with tempfile.TemporaryDirectory() as scratch:
         planner = Planner(wanted, store, Path(scratch) if dry_run else None)

@@ -24,6 +24,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from training.errors import UserError
+
 MARK = "object-store"  # the file in a local copy that says what it is a copy of
 
 
@@ -37,3 +39,15 @@ def local_folder(url: str, use: str) -> Path:
     root = os.environ.get("PARAPET_SCRATCH") or "~/.cache/parapet"
     digest = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
     return Path(root).expanduser().resolve() / use / digest
+
+
+def refuse(url: str, cluster: str, fresh: bool) -> None:
+    """Raises UserError for what a sweep cannot do on an object store; without a ``url`` it is on none."""
+    if url and cluster != "local":
+        raise UserError(
+            f"--runs: {url}: Slurm's jobs need a folder that all nodes share, not an object store"
+        )
+    if url and fresh:
+        raise UserError(
+            f"--fresh: {url}: is for a folder; on an object store give up the sweep (parapet clean)"
+        )
