@@ -118,6 +118,8 @@ class RealSlurm:
         daemon = self.daemons.pop(name)
         daemon.terminate()
         daemon.wait(20)
+        for file in (self.folder / "state").glob("job_state*") if forget else ():
+            file.unlink()  # even -c would go on with the last job's number
         words = [str(word) for word in daemon.args][4:]  # type: ignore[union-attr]
         self._daemon(name, *[word for word in words if word != "-c"], *["-c"] * forget)
 
