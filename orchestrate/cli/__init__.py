@@ -21,6 +21,7 @@ from orchestrate.cli.look import front, logs, ls, show, ui
 from orchestrate.cli.networks import evaluate, export
 from orchestrate.cli.reproduce import reproduce
 from orchestrate.cli.sweeping import retry, stop, sweep, train
+from orchestrate.cli.sync import sync
 from orchestrate.cli.writing import init, schema
 from training.errors import UserError
 
@@ -29,6 +30,7 @@ PANELS = {
     "Write": (init, schema, methods),
     "Run": (sweep, train, retry, stop, reap, reproduce),
     "Look": (ls, show, logs, front, ui),
+    "From elsewhere": (sync,),
     "One network": (evaluate, export),
     "Make room": (clean,),
 }
