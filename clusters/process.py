@@ -7,10 +7,12 @@ taken for each other.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -80,6 +82,33 @@ def this_machine() -> str:
     """Which boot of which machine, and which namespace of process numbers in it."""
     boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}/{(_PROC / 'self/ns/pid').stat().st_ino}"
+
+
+def users_of(folder: Path) -> list[Process]:
+    """The live processes on this machine that have a file open below ``folder``."""
+    return [
+        found
+        for pid in others()
+        if any(target.startswith(f"{folder}/") for target in _open_files(pid))
+        and (found := process(pid)) is not None
+        and found.alive()
+    ]
+
+
+def others() -> Iterator[int]:
+    """The numbers of all processes of this machine but this one."""
+    own = str(os.getpid())
+    return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit() and entry.name != own)
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    try:
+        links = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return
+    for link in links:
+        with contextlib.suppress(OSError):
+            yield os.readlink(f"/proc/{pid}/fd/{link}")
 
 
 def _read_stat(pid: int) -> tuple[str, int] | None:

@@ -172,7 +172,7 @@ class Queue:
 
     def throttle(self, array: str, parallel: int) -> None:
         """Let so many tasks of an array run at once from now on. Raises Unavailable."""
-        _command("scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={parallel}")
+        run_command("scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={parallel}")
 
     def expire(self) -> None:
         """Let the next question be asked, however new the last answer is."""
@@ -209,7 +209,7 @@ class Queue:
     def _ask(self, answer: Answer) -> None:
         now = time.monotonic()
         user = f"--user={getpass.getuser()}"
-        text = _command("squeue", "--noheader", "--array", user, "--states=all", f"--format={_FORMAT}")
+        text = run_command("squeue", "--noheader", "--array", user, "--states=all", f"--format={_FORMAT}")
         jobs = {}
         for line in text.splitlines():
             id, word, rest = line.split("|", 2)
@@ -263,7 +263,7 @@ class Queue:
     def _scancel(self, *words: str) -> None:
         """That a job has ended already is no failure, though scancel calls it one."""
         try:
-            _command("scancel", *words)
+            run_command("scancel", *words)
         except Unavailable as error:
             if "contact" in str(error) or "timed out" in str(error):
                 raise
@@ -296,11 +296,11 @@ class Queue:
 def _sacct(ids: Sequence[str]) -> str:
     """Number, state and directory of these jobs, as far as they are known."""
     form = ("--noheader", "--parsable2", "--allocations", "--format=JobID,State,WorkDir")
-    return _command("sacct", *form, f"--jobs={','.join(ids)}")
+    return run_command("sacct", *form, f"--jobs={','.join(ids)}")
 
 
-def _command(*words: str) -> str:
-    """What a command of Slurm prints. Raises Unavailable."""
+def run_command(*words: str) -> str:
+    """What a command of Slurm's prints. Raises Unavailable."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=ANSWER_S)
     except (OSError, subprocess.TimeoutExpired) as error:

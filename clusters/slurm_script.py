@@ -136,6 +136,22 @@ def _gpus(profile: Profile, job: Job) -> dict[str, Any]:
     return {"gres": f"gpu:{number}"} if profile.gpus_by == "gres" else {"gpus_per_node": number}
 
 
+def asked_of_slurm(profile: Profile, job: Job) -> dict[str, str | None]:
+    """What a profile and a job ask sbatch for beside the job's own name and place, by option; None: no value."""
+    options: dict[str, str | None] = {
+        name: str(value)
+        for name in ("partition", "account", "qos", "constraint", "exclude", "reservation", "time")
+        if (value := getattr(profile, name)) is not None
+    }
+    options |= {"cpus-per-task": str(max(1, math.ceil(job.cpus)))}
+    options |= {"mem": profile.memory} if profile.memory else {}
+    options |= {"exclusive": None} if profile.exclusive else {}
+    options |= {name.replace("_", "-"): value for name, value in _gpus(profile, job).items()}
+    if profile.mail is not None:
+        options |= {"mail-user": profile.mail.to, "mail-type": ",".join(profile.mail.at)}
+    return options
+
+
 def environment(profile: Profile, job: Job) -> Mapping[str, str]:
     """What the script sets: threads, the code of this process, where data lie, the profile's, the job's."""
     threads = str(max(1, int(job.cpus)))

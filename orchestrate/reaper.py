@@ -21,10 +21,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from clusters.process import Process, process
+from clusters.process import Process, others, process, users_of
 from orchestrate.runs import Runs
 
 TOKEN, KEY = "PARAPET_SWEEP_TOKEN", "PARAPET_JOB_KEY"  # names in the environment
@@ -36,7 +35,7 @@ _POLL_S = 0.1
 def jobs_of(token: str) -> list[Process]:
     """The sweep's live jobs on this machine: for each the process that leads its group."""
     found = []
-    for pid in _others():
+    for pid in others():
         settings = _environment(pid)
         if settings.get(TOKEN) == token and settings.get(KEY):
             with contextlib.suppress(ProcessLookupError):
@@ -46,41 +45,12 @@ def jobs_of(token: str) -> list[Process]:
     return found
 
 
-def users_of(folder: Path) -> list[Process]:
-    """The live processes on this machine that have a file open below ``folder``."""
-    return [
-        found
-        for pid in _others()
-        if any(target.startswith(f"{folder}/") for target in _open_files(pid))
-        and (found := process(pid)) is not None
-        and found.alive()
-    ]
-
-
-def _others() -> Iterator[int]:
-    return (
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and entry.name != str(os.getpid())
-    )
-
-
 def _environment(pid: int) -> dict[str, str]:
     try:
         entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
     except OSError:  # it has gone, or is another user's
         return {}
     return dict(entry.partition("=")[::2] for entry in entries)
-
-
-def _open_files(pid: int) -> Iterator[str]:
-    try:
-        links = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return
-    for link in links:
-        with contextlib.suppress(OSError):
-            yield os.readlink(f"/proc/{pid}/fd/{link}")
 
 
 def end_jobs(token: str, grace_s: float = GRACE_S) -> None:

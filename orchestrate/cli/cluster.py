@@ -1,4 +1,4 @@
-"""Commands about where trials run: cluster check, reap."""
+"""Commands about where trials run: cluster check, up, down; reap."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from orchestrate.cli.common import RunsOption, SweepArgument, find_sweep
 from orchestrate.runs import locate
 from training.errors import UserError
 
-app = typer.Typer(help="Where trials run: is a Slurm profile right?", pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Where trials run: is a Slurm profile right? Ray on Slurm's nodes.", pretty_exceptions_enable=False
+)
 
 
 @app.callback()
 def cluster(ctx: typer.Context, runs: RunsOption = None) -> None:
     """Where trials run."""
     if runs is not None:
-        ctx.default_map = {"check": {"runs": runs}}
+        ctx.default_map = {name: {"runs": runs} for name in ("check", "up", "down")}
 
 
 @app.command()
@@ -54,6 +56,84 @@ def check(
         return 1
     shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+@app.command()
+def up(
+    profile: Annotated[
+        str, typer.Argument(metavar="slurm:PROFILE", help="A profile's name or file, like slurm:lab.")
+    ],
+    nodes: Annotated[int, typer.Option("--nodes", min=1, metavar="N", help="How many nodes.")] = 1,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores of each; default: the profile's.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of each; default: the profile's.")] = None,
+    wait: Annotated[
+        float, typer.Option("--wait", min=1, metavar="S", help="Seconds until all nodes have to be there.")
+    ] = 3600,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the sbatch script; submit nothing.")
+    ] = False,
+    runs: RunsOption = None,
+) -> None:
+    """Start Ray on nodes of Slurm, as one job, and say how sweeps are submitted to it.
+
+    It ends at the profile's time limit, or with parapet cluster down.
+    """
+    from clusters import allocation
+    from clusters import profile as profiles
+    from clusters.base import Unavailable
+
+    store = locate(runs)
+    read = profiles.read(profile.removeprefix("slurm:"))
+    size = allocation.Size(nodes, cpus or read.cpus, read.gpus if gpus is None else gpus)
+    root = store.path.resolve() / "ray"
+    if dry_run:
+        print(allocation.script(read, size, root / "NONCE"), end="")
+        return
+    try:
+        one = allocation.up(read, size, root)
+        allocation.wait(one, nodes, wait, lambda line: print(line, flush=True))
+    except Unavailable as error:
+        raise UserError(f"cluster up: {error}") from None
+    except KeyboardInterrupt:
+        allocation.down(one)
+        raise
+    head = one.head()
+    assert head is not None
+    where = f"--runs {store.path.resolve()}"
+    print(
+        f"Ray is up: {nodes} nodes of {size.cpus} cores and {size.gpus} GPUs, for {allocation.minutes_left(read)}"
+    )
+    print("To submit a sweep, with a RUNS that the nodes see too:")
+    print(f"  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={one.token_file}")
+    print(f"  ray job submit --address {head['dashboard']} --working-dir . -- parapet sweep FILE {where}")
+    print(f"To end it: parapet cluster down {one.job} {where}")
+
+
+@app.command()
+def down(
+    job: Annotated[
+        str | None, typer.Argument(metavar="[JOB]", help="Its number, if there are several.")
+    ] = None,
+    runs: RunsOption = None,
+) -> int:
+    """End Ray on Slurm's nodes, and what runs there: trials write a checkpoint if they can."""
+    from clusters import allocation
+    from clusters.base import Unavailable
+
+    store = locate(runs)
+    try:
+        there = list(allocation.running(store.path / "ray"))
+        chosen = [one for one in there if job in (None, one.job)]
+        if not chosen:
+            also = f"; there are: {', '.join(one.job for one in there)}" if there else ""
+            raise UserError(f"cluster down: {store.path} has no Ray cluster{f' {job}' if job else ''}{also}")
+        if len(chosen) > 1:
+            raise UserError(f"cluster down: say which: {', '.join(one.job for one in chosen)}")
+        ended = allocation.down(chosen[0])
+    except Unavailable as error:
+        raise UserError(f"cluster down: {error}") from None
+    print(f"job {chosen[0].job}: {'ended' if ended else 'is cancelled and still about to end'}")
+    return 0 if ended else 1
 
 
 def reap(

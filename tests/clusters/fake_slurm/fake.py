@@ -94,12 +94,16 @@ def _answer(state: dict[str, Any], file: Path, command: str, words: list[str]) -
         case "sbatch":
             script = Path(words[-1]).read_text()
             (file.parent / "last").write_text(script)
-            return _sbatch(state, script)
+            return _sbatch(state, script, "--parsable" in words)
         case "squeue":
-            assert "--array" in words, "an array that waits would be one line"
             for id, job in state["jobs"].items():
                 if not (state["forgets"] and job["state"] in ENDED):
-                    print(f"{id}|{job['state']}|{job['comment']}|{job['name']}|{job['place']}")
+                    words_of = {"%i": id, "%T": job["state"], "%k": job["comment"], "%j": job["name"]}
+                    form = words[-1].removeprefix("--format=").replace("%Z", job["place"])
+                    assert "--array" in words or "_" not in id, "an array that waits would be one line"
+                    for letter, word in words_of.items():
+                        form = form.replace(letter, word)
+                    print(form)
         case "sacct":
             return _sacct(state, words)
         case "scancel":
@@ -107,11 +111,12 @@ def _answer(state: dict[str, Any], file: Path, command: str, words: list[str]) -
     return 0
 
 
-def _sbatch(state: dict[str, Any], script: str) -> int:
+def _sbatch(state: dict[str, Any], script: str, parsable: bool) -> int:
     if state["refuses"]:
         print(f"sbatch: error: {state['refuses']}", file=sys.stderr)
         return 1
     found = {name: value.strip("'") for name, value in re.findall(r"#SBATCH --([\w-]+)=(.*)", script)}
+
     id = str(state["next_id"])
     state["next_id"] += 1
     place = {"comment": found["comment"], "name": found["job-name"], "place": found["chdir"]}
@@ -121,7 +126,7 @@ def _sbatch(state: dict[str, Any], script: str) -> int:
     if state["swallowed"]:
         print("sbatch: error: Batch job submission failed: Socket timed out on send/recv", file=sys.stderr)
         return 1
-    print(f"Submitted batch job {id}")
+    print(id if parsable else f"Submitted batch job {id}")
     return 0
 
 

@@ -1,0 +1,129 @@
+"""One node of a Ray cluster inside a Slurm job: ``python -m clusters.ray_node DIR``, started on each by srun.
+
+The first task is the head: it takes free ports and writes down where it is; the others join it. What they write lies in
+DIR, on the shared folder; Ray's own files go to a folder of this job on the node. When Slurm ends the job
+(SIGTERM) Ray's processes are killed and that folder is removed: none of them has anything to lose.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from clusters.process import users_of
+
+HEAD = "head.json"  # {"address", "dashboard", "host"}, written by the head once it has ports
+AWAIT_HEAD_S = 300.0
+_POLL_S = 0.2
+_PORTS = ("object-manager-port", "node-manager-port", "dashboard-agent-listen-port", "metrics-export-port")
+
+
+def main() -> NoReturn:
+    """The process; see the module."""
+    folder = Path(sys.argv[1])
+    task = int(os.environ["SLURM_PROCID"])
+    scratch = (
+        Path(tempfile.gettempdir()) / f"parapet-ray-{os.environ['SLURM_JOB_ID']}"
+    )  # workers follow the head's
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _end)
+    try:
+        words = _head(folder, scratch) if task == 0 else _worker(folder)
+        print(f"task {task} on {socket.gethostname()}: ray {' '.join(words)}", flush=True)
+        code = subprocess.call([_ray(), "start", "--block", *words], env=_environment(folder, scratch))
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        while users := users_of(scratch):
+            for user in users:
+                user.signal(signal.SIGKILL)
+            time.sleep(_POLL_S)
+        shutil.rmtree(scratch, ignore_errors=True)
+    sys.exit(code)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
+
+
+def _head(folder: Path, scratch: Path) -> list[str]:
+    """Options of the head, once it is written down where it will be."""
+    host = _address()
+    port, dashboard, *others = _free_ports(2 + len(_PORTS))
+    facts = {
+        "address": f"{host}:{port}",
+        "dashboard": f"http://{host}:{dashboard}",
+        "host": socket.gethostname(),
+    }
+    draft = folder / f".{HEAD}.tmp"
+    draft.write_text(json.dumps(facts))
+    draft.replace(folder / HEAD)
+    where = ["--head", f"--port={port}", f"--dashboard-host={host}", f"--dashboard-port={dashboard}"]
+    return [*where, f"--node-ip-address={host}", f"--temp-dir={scratch}", *_share(others)]
+
+
+def _worker(folder: Path) -> list[str]:
+    """Options of a worker, once there is a head."""
+    end = time.monotonic() + AWAIT_HEAD_S
+    while not (folder / HEAD).exists():
+        if time.monotonic() > end:
+            sys.exit("the head never said where it is")
+        time.sleep(_POLL_S)
+    address = json.loads((folder / HEAD).read_text())["address"]
+    return [f"--address={address}", f"--node-ip-address={_address()}", *_share(_free_ports(len(_PORTS)))]
+
+
+def _share(ports: list[int]) -> list[str]:
+    """What Slurm gave this task, and ports of its own: several may be on one machine."""
+    devices = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK", "1")
+    said = [f"--{name}={port}" for name, port in zip(_PORTS, ports, strict=True)]
+    return [f"--num-cpus={cpus}", f"--num-gpus={len(devices)}", "--disable-usage-stats", *said]
+
+
+def _address() -> str:
+    """This node's address, as other nodes reach it; loopback where its name means that."""
+    return os.environ.get("PARAPET_NODE_ADDRESS") or socket.gethostbyname(socket.gethostname())
+
+
+def _ray() -> str:
+    return str(Path(sys.executable).with_name("ray"))
+
+
+def _environment(folder: Path, scratch: Path) -> Mapping[str, str]:
+    """Ray with a password; jobs find this Python's programs."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    password = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+    password |= {"PATH": path, "RAY_TMPDIR": str(scratch), "RAY_USAGE_STATS_ENABLED": "0"}
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")
+    }
+    return kept | password
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+if __name__ == "__main__":
+    main()
