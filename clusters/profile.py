@@ -78,6 +78,7 @@ class Profile(_Part):
         setup: lines of shell before Python starts: modules, conda.
         python: the Python on the nodes, possibly in a container: ``apptainer exec --nv image.sif python``.
         environment: variables that jobs get; one without a value is passed on from where the sweep runs.
+        stage: a folder on each node's own disk that data are copied to, once per node; may hold variables of the node.
         parallel: most jobs of a sweep at once.
         poll: seconds between two questions to Slurm, which are about all jobs together.
         accounting: false where there is no sacct.
@@ -99,6 +100,7 @@ class Profile(_Part):
     setup: Annotated[tuple[str, ...], BeforeValidator(_lines)] = ()
     python: str | None = None
     environment: dict[str, str] = Field(default_factory=dict)
+    stage: str | None = Field(None, min_length=1)
     requeue: Requeue = Requeue()
     mail: Mail | None = None
     parallel: int = Field(256, ge=1)

@@ -161,6 +161,8 @@ def environment(profile: Profile, job: Job) -> Mapping[str, str]:
         found["CUDA_VISIBLE_DEVICES"] = ""
     if "PARAPET_DATA" in os.environ:
         found["PARAPET_DATA"] = os.environ["PARAPET_DATA"]
+    if profile.stage is not None:
+        found["PARAPET_STAGE"] = profile.stage  # expanded where it is read, on the node
     for name, value in profile.environment.items():
         if value or name in os.environ:
             found[name] = value or os.environ[name]

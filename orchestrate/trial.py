@@ -10,6 +10,7 @@ This module's head imports nothing that computes: who only wants the exit codes 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import hashlib
 import json
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from evaluation.spec import EvaluationSpec
     from training.data import Dataset
-    from training.spec import TrialSpec
+    from training.spec import DataSpec, TrialSpec
 
 FINISHED, FAILED, HELD = 0, 1, 75  # exit codes, and STOPPED; 75 is sysexits' "try again later"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, or the largest file that is allowed
@@ -206,12 +207,7 @@ class Attempt:
         print(f"attempt {self.events.attempt} of {self.trial.key} on {device}", flush=True)
         spec = self.trial.spec()
         extensions.load_all(spec.imports, self.trial.imports)
-        if spec.key(images.digest(spec.data)) != self.trial.key:
-            raise UserError(
-                f"data: the images of '{spec.data.name}' are not those that trial {self.trial.key} was planned for;"
-                " bring them back, or run the sweep again to train on these"
-            )
-        data = images.load(spec.data)
+        data = images.load(self._checked(spec))
         if told.trained is None:
             self._train(spec, data, device)
         complete = [d for d in self.settings.evaluations if d in told.evaluated]
@@ -220,6 +216,28 @@ class Attempt:
                 self._evaluate(name, spec, data, device)
         self.events.write("finished", evaluations=list(self.settings.evaluations))
         print("finished", flush=True)
+
+    def _checked(self, spec: TrialSpec) -> DataSpec:
+        """Where the images are read from, which are those of the trial's key. Raises UserError when they are not."""
+        from orchestrate import staging
+        from training import data as images
+
+        def right(data: DataSpec) -> bool:
+            return spec.key(images.digest(data)) == self.trial.key
+
+        near = staging.staged(spec.data, lambda line: print(line, flush=True))
+        if near != spec.data:
+            with contextlib.suppress(UserError):  # half a file
+                if right(near):
+                    return near
+            staging.discard(near)
+            print("data: the copy on this node was damaged, and is removed", flush=True)
+        if right(spec.data):
+            return spec.data
+        raise UserError(
+            f"data: the images of '{spec.data.name}' are not those that trial {self.trial.key} was planned for;"
+            " bring them back, or run the sweep again to train on these"
+        )
 
     def _submission(self) -> dict[str, object]:
         """What is known of how it came to run here, for the accounts."""
