@@ -8,9 +8,9 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 demo: setup
 	$(BIN)/parapet sweep sweeps/digits.yaml
 
-# Tests that start sweeps of many processes run one after the other in three groups (sweeps, kills, slurm), beside each
-# other and the rest. Much of that is waiting: two workers more than cores.
-WORKERS = $$(( $$(nproc) + 2 ))
+# Tests that start sweeps of many processes, and time them, run one after the other, and so do those on the tests' own
+# Slurm; the rest runs beside them. Much of the former is waiting: one worker more than cores.
+WORKERS = $$(( $$(nproc) + 1 ))
 test: lint
 	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup
 

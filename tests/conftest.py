@@ -20,5 +20,5 @@ def _ctrl_c_is_heard() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts many processes goes first, its groups side by side, beside tests that only compute."""
+    """What starts many processes goes first, one after the other, beside tests that only compute on other cores."""
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)

@@ -35,6 +35,12 @@ def test_so_is_that_of_an_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert_as_written_down("small-lab-array", text, tmp_path)
 
 
+def test_where_images_are_staged_is_left_to_the_node(tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text("stage: $TMPDIR/images\n")
+    cluster = clusters.open_slurm(tmp_path / "trials", str(tmp_path / "lab.yaml"))
+    assert "export PARAPET_STAGE='$TMPDIR/images'\n" in str(cluster.plan(job_of(cluster, "5d1f")))
+
+
 def job_of(cluster: SlurmCluster, key: str) -> Job:
     share = cluster.share
     directory = cluster.folder / key

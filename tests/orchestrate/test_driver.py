@@ -23,7 +23,7 @@ from orchestrate.locks import Lock
 from orchestrate.locks import read as holder_of
 from orchestrate.runs import Runs
 
-pytestmark = pytest.mark.xdist_group("sweeps")
+pytestmark = pytest.mark.xdist_group("processes")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from orchestrate.locks import Watch
 from orchestrate.locks import read as holder_of
 from orchestrate.runs import Runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kills")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 
 @pytest.fixture

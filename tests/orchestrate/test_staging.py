@@ -94,6 +94,27 @@ def test_several_at_once_make_one_copy(disk: Path, shared: Path) -> None:
     assert (copy / "set/raw/a.bin").read_bytes() == b"images"
 
 
+def test_of_a_folder_with_several_data_sets_the_own_one_is_copied(
+    disk: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shared / "MNIST/raw").mkdir(parents=True)
+    (shared / "MNIST/raw/train").write_bytes(b"digits")
+    monkeypatch.setenv("PARAPET_DATA", str(shared))
+    near = staged(DataSpec(name="mnist"), lambda line: None).root
+    assert near is not None
+    assert [path.name for path in Path(near).rglob("*")] == ["train"]
+    assert staged(DataSpec(name="digits", root=str(shared)), print).root == str(shared), "embedded"
+    assert len(copies(disk)) == 1
+
+
+def test_only_copies_are_ever_discarded(disk: Path, shared: Path) -> None:
+    near = staged(data(shared), lambda line: None)
+    extra = ExtraSpec(path=str(shared / "raw/a.bin"), share=0.5)
+    staging.discard(near.model_copy(update={"extra": extra}))
+    assert copies(disk) == []
+    assert (shared / "raw/a.bin").exists()
+
+
 def test_half_a_copy_of_a_killed_job_is_not_used(disk: Path, shared: Path) -> None:
     near = staged(data(shared), lambda line: None).root
     assert near is not None

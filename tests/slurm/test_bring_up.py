@@ -8,8 +8,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
 
 def test_a_job_gets_its_gpus_and_is_accounted_for(slurm: RealSlurm) -> None:
-    assert slurm.run("srun", "--gres=gpu:1", "printenv", "CUDA_VISIBLE_DEVICES").strip() == "0"
-    assert len(slurm.run("srun", f"--nodes={NODES}", "hostname").split()) == NODES
+    assert slurm.run("srun", "--job-name=up", "--gres=gpu:1", "printenv", "CUDA_VISIBLE_DEVICES").strip() == "0"
+    assert len(slurm.run("srun", "--job-name=up", f"--nodes={NODES}", "hostname").split()) == NODES
     assert slurm.run("sinfo", "--noheader", "--partition=high", "--format=%G").strip() == f"gpu:{GPUS}"
-    accounts = ("sacct", "--noheader", "--allocations", "--parsable2", "--format=State")
+    accounts = ("sacct", "--name=up", "--noheader", "--allocations", "--parsable2", "--format=State")
     until(lambda: slurm.run(*accounts).split() == ["COMPLETED"] * 2)

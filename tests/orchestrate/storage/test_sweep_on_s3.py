@@ -21,7 +21,7 @@ from orchestrate.events import story
 from orchestrate.runs import Runs, TrialDir
 from orchestrate.storage import local_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweeps")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 URL = "s3://bucket/some/where"
 EPOCHS = 40
 SLOW = '''"""A network that takes its time, without taking a core: a node must be lost while it trains."""
