@@ -8,7 +8,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
 
 def test_a_job_gets_its_gpus_and_is_accounted_for(slurm: RealSlurm) -> None:
-    assert slurm.run("srun", "--job-name=up", "--gres=gpu:1", "printenv", "CUDA_VISIBLE_DEVICES").strip() == "0"
+    assert (
+        slurm.run("srun", "--job-name=up", "--gres=gpu:1", "printenv", "CUDA_VISIBLE_DEVICES").strip() == "0"
+    )
     assert len(slurm.run("srun", "--job-name=up", f"--nodes={NODES}", "hostname").split()) == NODES
     assert slurm.run("sinfo", "--noheader", "--partition=high", "--format=%G").strip() == f"gpu:{GPUS}"
     accounts = ("sacct", "--name=up", "--noheader", "--allocations", "--parsable2", "--format=State")
