@@ -15,10 +15,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from training.data.raw import ROOT_VARIABLE
 from training.spec import DataSpec
 
 VARIABLE = "PARAPET_STAGE"  # where to: a folder on the node; may hold variables that are only known there
+_OWN = f"parapet-{os.getuid()}"
 SPARE = 0.05  # of the disk, that is left free
+EMBEDDED = ("digits", "hat-toy")  # read no files, whatever their root says
+OWN_FOLDER = {  # where a root holds more than one data set, only this is copied; readers take either as their root
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "mnist": "MNIST/raw",
+    "fashion-mnist": "FashionMNIST/raw",
+    "tiny-imagenet": "tiny-imagenet-200",
+}
 
 
 def staged(spec: DataSpec, tell: Callable[[str], None]) -> DataSpec:
@@ -31,8 +41,14 @@ def staged(spec: DataSpec, tell: Callable[[str], None]) -> DataSpec:
     if not to:
         return spec
     changes: dict[str, object] = {}
-    if spec.root:
-        changes["root"] = str(_staged(Path(spec.root).expanduser(), Path(to), tell))
+    root = spec.root or os.environ.get(ROOT_VARIABLE)
+    if root and spec.name not in EMBEDDED:
+        source = Path(root).expanduser()
+        own = source / OWN_FOLDER.get(spec.name, "")
+        source = own if own.is_dir() else source
+        near = _staged(source, Path(to), tell)
+        if near != source:
+            changes["root"] = str(near)
     if spec.extra is not None:
         extra = _staged(Path(spec.extra.path).expanduser(), Path(to), tell)
         changes["extra"] = spec.extra.model_copy(update={"path": str(extra)})
@@ -43,7 +59,10 @@ def discard(spec: DataSpec) -> None:
     """Remove the copies that a staged spec names, as they are not what they should be."""
     places = [spec.root, spec.extra.path if spec.extra else None]
     for place in [Path(place) for place in places if place]:
-        shutil.rmtree(place.parent, ignore_errors=True)
+        if (
+            place.parent.parent.name == _OWN
+        ):  # not one that could not be copied, and is read from where it lies
+            shutil.rmtree(place.parent, ignore_errors=True)
 
 
 def _staged(source: Path, to: Path, tell: Callable[[str], None]) -> Path:
@@ -60,11 +79,11 @@ def _staged(source: Path, to: Path, tell: Callable[[str], None]) -> Path:
 
 def _own(to: Path) -> Path:
     """The user's folder on that disk. Raises OSError: no such disk, or somebody else's folder."""
-    folder = to / f"parapet-{os.getuid()}"
+    folder = to / _OWN
     if "$" in str(to):
         raise OSError(2, "holds a variable that is not set here", str(to))
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    if folder.lstat().st_uid != os.getuid():
         raise PermissionError(13, "belongs to somebody else", str(folder))
     return folder
 

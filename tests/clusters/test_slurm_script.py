@@ -36,7 +36,7 @@ def test_so_is_that_of_an_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_where_images_are_staged_is_left_to_the_node(tmp_path: Path) -> None:
-    (tmp_path / "lab.yaml").write_text("stage: $TMPDIR/images\n")
+    (tmp_path / "lab.yaml").write_text("time: 60\nstage: $TMPDIR/images\n")
     cluster = clusters.open_slurm(tmp_path / "trials", str(tmp_path / "lab.yaml"))
     assert "export PARAPET_STAGE='$TMPDIR/images'\n" in str(cluster.plan(job_of(cluster, "5d1f")))
 
