@@ -121,16 +121,19 @@ def up(profile: Profile, size: Size, root: Path) -> Allocation:
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     (folder / "sbatch.sh").write_text(script(profile, size, folder))
-    done = subprocess.run(
-        ["sbatch", "--parsable", str(folder / "sbatch.sh")],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={
-            name: os.environ[name] for name in PASSED if name in os.environ
-        },  # the rest stands in the script
-    )
+    try:
+        done = subprocess.run(
+            ["sbatch", "--parsable", str(folder / "sbatch.sh")],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={
+                name: os.environ[name] for name in PASSED if name in os.environ
+            },  # the rest stands in the script
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"sbatch: {error}") from None
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["sbatch failed"])[-1].rpartition("error: ")[2]
         raise UserError(f"{profile.file}: Slurm does not accept the job: {said}")
@@ -144,7 +147,10 @@ def wait(one: Allocation, nodes: int, seconds: float, tell: Callable[[str], None
     end = time.monotonic() + seconds
     said = ""
     while (there := one.alive()) < nodes:
-        state = next((other.state for other in running(one.folder.parent) if other.job == one.job), "")
+        try:
+            state = next((other.state for other in running(one.folder.parent) if other.job == one.job), "")
+        except Unavailable:  # says nothing about the job
+            state = "UNKNOWN"
         if not state:
             raise UserError(
                 f"job {one.job} ended before its {nodes} nodes were there: {one.last_words() or 'it printed nothing'}"

@@ -85,7 +85,8 @@ def _worker(folder: Path) -> list[str]:
             sys.exit("the head never said where it is")
         time.sleep(_POLL_S)
     address = json.loads((folder / HEAD).read_text())["address"]
-    return [f"--address={address}", f"--node-ip-address={_address()}", *_share(_free_ports(len(_PORTS)))]
+    own = socket.gethostbyname(socket.gethostname())
+    return [f"--address={address}", f"--node-ip-address={own}", *_share(_free_ports(len(_PORTS)))]
 
 
 def _share(ports: list[int]) -> list[str]:
@@ -97,7 +98,7 @@ def _share(ports: list[int]) -> list[str]:
 
 
 def _address() -> str:
-    """This node's address, as other nodes reach it; loopback where its name means that."""
+    """The head's address, as other nodes reach it; loopback where its name means that."""
     return os.environ.get("PARAPET_NODE_ADDRESS") or socket.gethostbyname(socket.gethostname())
 
 

@@ -86,7 +86,7 @@ def _compare(theirs: SweepDir, ours: SweepDir) -> None:
 
 def _is_behind(ours: SweepDir, theirs: SweepDir) -> bool:
     size = ours.ledger_file.stat().st_size if ours.ledger_file.exists() else -1
-    return size < theirs.ledger_file.stat().st_size
+    return size <= theirs.ledger_file.stat().st_size  # what else belongs to it may have come later
 
 
 def _bring_import(theirs: Path, ours: Path) -> None:

@@ -89,13 +89,15 @@ def up(
     if dry_run:
         print(allocation.script(read, size, root / "NONCE"), end="")
         return
+    one = None
     try:
         one = allocation.up(read, size, root)
         allocation.wait(one, nodes, wait, lambda line: print(line, flush=True))
     except Unavailable as error:
         raise UserError(f"cluster up: {error}") from None
     except KeyboardInterrupt:
-        allocation.down(one)
+        if one is not None:
+            allocation.down(one)
         raise
     head = one.head()
     assert head is not None
@@ -116,7 +118,7 @@ def down(
     ] = None,
     runs: RunsOption = None,
 ) -> int:
-    """End Ray on Slurm's nodes, and what runs there: trials write a checkpoint if they can."""
+    """End Ray on Slurm's nodes, and what runs there; trials can go on elsewhere from their last checkpoints."""
     from clusters import allocation
     from clusters.base import Unavailable
 
