@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: demo test faults must-show lint format bench bench-gpu setup lock clean
+.PHONY: demo test test-s3 faults must-show lint format bench bench-gpu setup lock clean
 
 demo: setup
 	$(BIN)/parapet sweep sweeps/digits.yaml
@@ -13,6 +13,10 @@ demo: setup
 WORKERS = $$(( $$(nproc) + 1 ))
 test: lint
 	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup
+
+# A sweep on a real S3 server whose node vanishes.
+test-s3: setup
+	PARAPET_TEST_S3=1 $(THREADS) $(BIN)/python -m pytest tests/orchestrate/storage
 
 # One sweep per fault, and everything at once; both write docs/reliability.md. They need a real Slurm's packages, and root.
 faults: setup

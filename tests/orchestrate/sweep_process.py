@@ -99,10 +99,10 @@ class Sweep:
             return Story()
         return story(self.trial(label).events)
 
-    def wait(self, seconds: float = 150) -> int:
+    def wait(self, seconds: float = 300) -> int:
         """The exit code, once it has ended and all that it started."""
         code = self.process.wait(seconds)
-        self.assert_gone(20)
+        self.assert_gone(60)
         assert not (self.log.parent / ".ray").exists(), "Ray left a password in the user's home"
         return code
 

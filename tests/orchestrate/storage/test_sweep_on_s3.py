@@ -21,7 +21,13 @@ from orchestrate.events import story
 from orchestrate.runs import Runs, TrialDir
 from orchestrate.storage import local_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("processes"),
+    pytest.mark.skipif(
+        "PARAPET_TEST_S3" not in os.environ, reason="make test-s3 runs it: alone, it wants both cores"
+    ),
+]
 URL = "s3://bucket/some/where"
 EPOCHS = 40
 SLOW = '''"""A network that takes its time, without taking a core: a node must be lost while it trains."""
