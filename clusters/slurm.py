@@ -88,9 +88,11 @@ class SlurmCluster:
         return SlurmRequest(job, job.command, environment(self.profile, job), script)
 
     def submit(self, request: Request) -> Handle:
-        """Submit the job, and write its number down."""
+        """Submit the job, and write its number down. Not as long as Slurm counts another as live: Unavailable."""
         assert self.profile is not None
         job = request.job
+        if other := self.occupied(job.key):
+            raise Unavailable(f"job {other} of this trial has not ended yet")
         nonce = intend(job.directory)
         body = self._body(job, nonce)
         try:
@@ -155,6 +157,17 @@ class SlurmCluster:
                 record(self.folder / key, handle.nonce, handle)
                 return handle
         return None
+
+    def occupied(self, key: str) -> str:
+        """The number of a job that Slurm counts as live although what it ran may have ended; empty when there is none.
+
+        Slurm ends a job some time after its command, on a busy node seconds later. Raises Unavailable.
+        """
+        if recorded(self.folder / key) is None:
+            return ""
+        place = str(self.folder / key)
+        ids = (j.id for j in self.queue.listed() if j.place == place and j.state.live and not j.completing)
+        return next(ids, "")
 
     def state(self, handle: Handle) -> State:
         """As its directory says, once it has ended; else as Slurm said when it was last asked.

@@ -6,6 +6,7 @@ SIGUSR2               Slurm will take the job away (preemption, time limit): the
 SIGTERM               of ours (a file says so): the command writes a checkpoint and ends, and with it the job
 SIGTERM of others     scancel, or a preemption that gives no other warning: the command writes a checkpoint
                       and ends; the job stays for Slurm to decide what becomes of it
+no signal             a file ``DIR/stop`` asks the command itself to end (pruned, cancelled), and with it the job
 ===================== ====================================================================================
 
 Only this marks the end of a job without Slurm being asked: ``DIR/slurm/NONCE.ended`` holds the exit code.
@@ -78,7 +79,7 @@ class Body:
         while not self._ended():  # no wait(): a signal's handler could not look at the child meanwhile
             time.sleep(_POLL_S)
         if self._code() in _TOLD:
-            self._await_slurm(note / f"{self.nonce}.stop")
+            self._await_slurm(note / f"{self.nonce}.stop", self.directory / "stop")
         code = self._end(child.wait())
         if code not in (0, STOPPED):
             raise RuntimeError(f"the command ended with code {code}; what it printed is in {self.log}")
@@ -113,10 +114,10 @@ class Body:
                     check=False,
                 )
 
-    def _await_slurm(self, stop: Path) -> None:
-        """The command was told to end. Unless we were asked for it, Slurm has more to say."""
+    def _await_slurm(self, *asked: Path) -> None:
+        """The command was told to end. Unless a file asks for it, Slurm has more to say."""
         end = time.monotonic() + (AWAIT_S if self.requeue else RACE_S)
-        while not stop.exists() and time.monotonic() < end:
+        while not any(file.exists() for file in asked) and time.monotonic() < end:
             time.sleep(_POLL_S)
 
     def _ended(self) -> bool:

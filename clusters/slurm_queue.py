@@ -72,6 +72,7 @@ class Listed:
     comment: str
     name: str
     place: str
+    completing: bool = False  # over: Slurm is still clearing up after it
 
     def says(self, field: str) -> str:
         """A field of the comment; empty when it has none."""
@@ -118,7 +119,10 @@ class Queue:
     def listed(self, within_s: float = 0.0) -> list[Listed]:
         """Our jobs that Slurm lists, or has so seconds ago, ended ones among them. Raises Unavailable."""
         answer = self._answer(time.monotonic() - within_s, must=True)
-        return [Listed(id, state_of(word), *rest) for id, (word, *rest) in answer.jobs.items()]
+        return [
+            Listed(id, state_of(word), comment, name, place, word == "COMPLETING")
+            for id, (word, comment, name, place) in answer.jobs.items()
+        ]
 
     def live_at(self, id: str, place: Path) -> bool:
         """Is this job live in that directory? A job that is heard of for the first time is asked for at once."""

@@ -107,6 +107,8 @@ class Ahead:
             return None
         if self.cluster.find(row.key) is not None or Watch(trial.lock_file).held():
             return None
+        if self.cluster.occupied(row.key):
+            return None
         trial.stop_file.unlink(missing_ok=True)  # asked of an earlier attempt
         return job(self.task_of(row))
 

@@ -95,5 +95,7 @@ def _run(run_id: str, where: str, runs: Runs, downloads: Path) -> dict[str, str]
                 Path(got).replace(file)
     except (MlflowException, OSError) as error:
         why = str(error).strip().partition("\n")[0]
-        raise UserError(f"{where}: {address} has no checkpoint of run '{run_id}': {why}") from None
+        raise UserError(
+            f"{where}: {database.shown(address)} has no checkpoint of run '{run_id}': {why}"
+        ) from None
     return _file(file, where)

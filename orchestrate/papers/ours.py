@@ -132,7 +132,7 @@ def _finished(runs: Runs) -> Iterator[tuple[MlflowClient, Run]]:
             token = page.token or ""
     except MlflowException as error:
         why = str(error).strip().partition("\n")[0]
-        raise UserError(f"{database.uri(runs)}: cannot be read: {why}") from None
+        raise UserError(database.shown(f"{database.uri(runs)}: cannot be read: {why}")) from None
 
 
 def _read(client: MlflowClient, run: Run, scratch: Path) -> Ours:

@@ -154,7 +154,7 @@ class Store:
         told = ", ".join(f"{id_} ({known[id_].info.run_name})" for id_ in near[:NEAREST])
         hint = f"; the nearest: {told}" if told else "; it holds no trial"
         what = "more than one run begins with" if begun else "there is no run"
-        raise UserError(f"{database.uri(self.runs)}: {what} '{given}'{hint}")
+        raise UserError(f"{database.shown(database.uri(self.runs))}: {what} '{given}'{hint}")
 
     def _history(self, run: str, name: str) -> dict[int, float]:
         """A metric by its step; of a step that was told twice, the first."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 INITIALISING_S = 120.0  # a first start on a slow shared folder
+CONNECTING_S = 10
 
 # Without it MLflow opens an experiment as one of language models, and shows no runs at first.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -30,6 +31,11 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 def uri(runs: Runs) -> str:
     """Where runs are tracked: ``MLFLOW_TRACKING_URI``, else the database inside RUNS."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.path / 'mlflow.db'}"
+
+
+def shown(where: str) -> str:
+    """A store's address, or a line with one in it, as it may be printed: without its password."""
+    return re.sub(r"(://[^:/@\s]*):\S+@", r"\1:***@", where)
 
 
 def is_server(where: str) -> bool:
@@ -107,14 +113,20 @@ def _usable(runs: Runs) -> Iterator[None]:
     try:
         yield
     except (OSError, ImportError, LockHeld, sqlite3.Error, SQLAlchemyError, MlflowException) as error:
-        raise unusable(runs, str(error) or type(error).__name__) from error
+        raise unusable(runs, _why(error)) from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ImportError) and "psycopg" in str(error):
+        return f"{error}; PostgreSQL needs: pip install 'parapet[postgres]'"
+    return str(error) or type(error).__name__
 
 
 def unusable(runs: Runs, why: str) -> UserError:
     """The error for a store that cannot be used, in one line."""
     given = "MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else "--runs"
     line = why.strip().partition("\n")[0][:300]
-    return UserError(f"{given}: the tracking store {uri(runs)} cannot be used: {line}")
+    return UserError(shown(f"{given}: the tracking store {uri(runs)} cannot be used: {line}"))
 
 
 def quieten() -> None:
@@ -131,12 +143,20 @@ def quieten() -> None:
 
 
 def _probe(where: str) -> None:
-    """Write to a database file and take it back: MLflow would try ten times, for minutes, before it gave up."""
-    prefix = "sqlite:///"
-    if not where.startswith(prefix):
-        return
-    address = where.removeprefix(prefix)
-    with closing(sqlite3.connect(address, timeout=30, uri=address.startswith("file:"))) as database:
-        database.execute("BEGIN IMMEDIATE")
-        database.execute("CREATE TABLE parapet_probe (x)")
-        database.rollback()
+    """Make a table in a database and take it back: MLflow would try ten times, for minutes, before it gave up."""
+    if where.startswith("sqlite:///"):
+        address = where.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(address, timeout=30, uri=address.startswith("file:"))) as database:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("CREATE TABLE parapet_probe (x)")
+            database.rollback()
+    elif where.startswith("postgresql"):
+        import sqlalchemy
+
+        engine = sqlalchemy.create_engine(where, connect_args={"connect_timeout": CONNECTING_S})
+        try:
+            with engine.connect() as connection:
+                connection.execute(sqlalchemy.text("CREATE TABLE parapet_probe (x int)"))
+                connection.rollback()
+        finally:
+            engine.dispose()

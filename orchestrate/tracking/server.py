@@ -17,7 +17,7 @@ from types import FrameType
 from typing import IO
 
 from orchestrate.runs import Runs
-from orchestrate.tracking.database import is_server, prepare, uri
+from orchestrate.tracking.database import is_server, prepare, shown, uri
 from training.errors import UserError
 
 STARTING_S = 90.0
@@ -36,7 +36,7 @@ def serve(runs: Runs, host: str = "127.0.0.1", port: int = 5000, allowed_hosts: 
     """
     where = uri(runs)
     if is_server(where):
-        print(f"MLFLOW_TRACKING_URI is a server already: {where}")
+        print(f"MLFLOW_TRACKING_URI is a server already: {shown(where)}")
         return
     if not runs.path.exists():
         raise UserError(f"--runs: there is no folder {runs.path} (parapet sweep FILE makes it)")
@@ -47,16 +47,22 @@ def serve(runs: Runs, host: str = "127.0.0.1", port: int = 5000, allowed_hosts: 
         print(f"Whoever can reach {host} can change this store: MLflow asks for no password.", flush=True)
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", where, "--artifacts-destination", str(runs.path / "mlartifacts")),
+        *("--artifacts-destination", str(runs.path / "mlartifacts")),
         *("--allowed-hosts", ",".join(_names(host, allowed_hosts))),
     ]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = (
+        os.environ
+        | {
+            "MLFLOW_BACKEND_STORE_URI": where,  # not as an argument: all users see those, and it may hold a password
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+    )
     with tempfile.TemporaryFile("w+") as said, _handled(_interrupt):
         # A session of its own: Ctrl-C reaches us alone, and the whole group is ended in order.
         server = subprocess.Popen(command, stdout=said, stderr=said, env=environment, start_new_session=True)
         try:
             _wait_until_healthy(server, url, said)
-            print(f"MLflow shows {where} at {url}{PAGES} (Ctrl-C ends it)", flush=True)
+            print(f"MLflow shows {shown(where)} at {url}{PAGES} (Ctrl-C ends it)", flush=True)
             server.wait()
             raise UserError(f"the MLflow server at {url} ended by itself: {_last_line(said)}")
         except KeyboardInterrupt:

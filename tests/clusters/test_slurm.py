@@ -76,6 +76,23 @@ def test_the_note_in_its_directory_comes_before_slurms_word(cluster: SlurmCluste
     assert cluster.state(handle) is State.KILLED
 
 
+def test_no_other_is_submitted_until_slurm_has_ended_the_one_before(
+    cluster: SlurmCluster, fake: FakeSlurm
+) -> None:
+    handle = submit(cluster)
+    fake.job("100", "RUNNING")
+    until(cluster, handle, State.RUNNING)
+    leave(cluster, handle, -9)  # its command was killed; Slurm has not noticed
+    assert cluster.state(handle) is State.KILLED
+    with pytest.raises(Unavailable, match="job 100 of this trial has not ended yet"):
+        submit(another(cluster))
+    for word in ("COMPLETING", "FAILED"):
+        fake.job("100", word)
+        assert not cluster.occupied("k1")
+    assert submit(cluster).id == "101"
+    assert len(fake.calls("sbatch")) == 2
+
+
 @pytest.mark.parametrize(
     ("word", "state"),
     [

@@ -109,6 +109,15 @@ def test_told_by_us_it_ends_at_once_and_told_by_another_it_waits_for_slurm(tmp_p
         (tmp_path / "log.txt").unlink()
 
 
+def test_a_command_that_a_file_asks_to_end_is_not_waited_with(tmp_path: Path) -> None:
+    (tmp_path / "stop").touch()
+    one = Started(tmp_path, f"import sys; sys.exit({STOPPED})")
+    began = time.monotonic()
+    assert one.end() == f"code {STOPPED}"
+    assert time.monotonic() - began < 0.9
+    assert one.note == str(STOPPED)
+
+
 def test_told_while_it_waited_to_be_started_again_it_does_not_start(tmp_path: Path) -> None:
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm/n1.stop").touch()

@@ -11,9 +11,11 @@ import time
 
 from stage import Stage
 
-FORGETFUL = (
-    "$REAL \"$@\" | grep -vE '\\|(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|OUT_OF_MEMORY)\\|'\nexit 0\n"
-)
+FORGETFUL = """
+said=$($REAL "$@") || exit 1
+printf '%s\\n' "$said" | grep -vE '\\|(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|OUT_OF_MEMORY)\\|'
+exit 0
+"""
 NO_ACCOUNTING = "echo 'Slurm accounting storage is disabled' >&2\nexit 1\n"
 
 

@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 from orchestrate import store
 from orchestrate.runs import Runs
-store.serve(Runs(Path(sys.argv[1])), port=int(sys.argv[2]))
+store.serve(Runs(Path(sys.argv[1])), port=int(sys.argv[2]), allowed_hosts=("login.lab",))
 """
 
 
@@ -187,15 +187,16 @@ def test_the_pages_are_served_on_loopback_until_ctrl_c_and_leave_no_process(tmp_
         assert f"http://127.0.0.1:{port}" in said, serving.communicate()
         assert get(f"http://127.0.0.1:{port}/health") == 200
         assert get(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get?experiment_id=0") == 200
-        rebound = get(
-            f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get?experiment_id=0", "evil.example"
-        )
-        assert rebound == 403
+        asked = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get?experiment_id=0"
+        assert get(asked, "evil.example") == 403
+        assert get(asked, "login.lab") == get(asked, "login.lab:8443") == 200
         [server] = [
             int(child)
             for child in Path(f"/proc/{serving.pid}/task/{serving.pid}/children").read_text().split()
         ]
         assert len(group_members(server)) >= 1
+        words = Path(f"/proc/{server}/cmdline").read_text()
+        assert "sqlite" not in words, "all users see it, and an address may hold a password"
         os.killpg(serving.pid, signal.SIGINT)
         _, errors = serving.communicate(timeout=30)
     finally:

@@ -29,6 +29,7 @@ NODES, CPUS, GPUS, MEMORY_MB = 3, 4, 2, 4000
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "slurmdbd", "munge", "mariadb-server")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "slurmdbd", "munged", "mariadbd", "mariadb-install-db")
 INSTALL = f"apt-get install -y --no-install-recommends {' '.join(PACKAGES)}"
+ANSWERS = {"slurmdbd": ("sacctmgr", "--noheader", "show", "cluster"), "slurmctld": ("scontrol", "ping")}
 _SBIN = ("/usr/sbin", "/sbin")
 
 
@@ -114,7 +115,10 @@ class RealSlurm:
             self._reap(name)
 
     def restart(self, name: str, forget: bool = False) -> None:
-        """End one daemon and start it again; it goes on with the state that it has saved, or forgets it."""
+        """End one daemon and start it again; it goes on with the state that it has saved, or forgets it.
+
+        Returns when slurmctld or slurmdbd answer: slurmctld does not stay where slurmdbd is not there when it starts.
+        """
         daemon = self.daemons.pop(name)
         daemon.terminate()
         daemon.wait(20)
@@ -122,6 +126,8 @@ class RealSlurm:
             file.unlink()  # even -c would go on with the last job's number
         words = [str(word) for word in daemon.args][4:]  # type: ignore[union-attr]
         self._daemon(name, *[word for word in words if word != "-c"], *["-c"] * forget)
+        if name in ANSWERS:
+            self._until(name, 30, *ANSWERS[name])
 
     def _reap(self, name: str) -> None:
         daemon = self.daemons[name]
@@ -180,7 +186,7 @@ class RealSlurm:
         conf.write_text(self._slurmdbd_conf())
         self.conf.write_text(self._slurm_conf())
         self._daemon("slurmdbd", "slurmdbd", "-D")
-        self._until("slurmdbd", 30, "sacctmgr", "--noheader", "show", "cluster")
+        self._until("slurmdbd", 30, *ANSWERS["slurmdbd"])
         self.run("sacctmgr", "--immediate", "--quiet", "add", "cluster", "loopback", check=False)
 
     def _start_nodes(self) -> None:
@@ -191,7 +197,7 @@ class RealSlurm:
         self._daemon("slurmctld", "slurmctld", "-D", "-c")
         for number in range(1, NODES + 1):
             self._daemon(f"slurmd.{number}", "slurmd", "-D", "-N", f"n{number}")
-        self._until("slurmctld", 30, "scontrol", "ping")
+        self._until("slurmctld", 30, *ANSWERS["slurmctld"])
         idle = ["sinfo", "--noheader", "--Node", "--partition=low", "--states=idle", "--format=%N"]
         self._wait("idle nodes", 60, lambda: len(self.run(*idle, check=False).split()) == NODES)
 
