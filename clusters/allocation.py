@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -66,7 +67,10 @@ class Allocation:
         head = self.head()
         if head is None:
             return 0
-        token = self.token_file.read_text().strip()
+        try:
+            token = self.token_file.read_text().strip()
+        except FileNotFoundError:  # it has ended
+            return 0
         asked = urllib.request.Request(
             f"{head['dashboard']}/nodes?view=summary", headers={"Authorization": f"Bearer {token}"}
         )
@@ -117,6 +121,14 @@ def up(profile: Profile, size: Size, root: Path) -> Allocation:
     """Submit a cluster. Raises UserError when Slurm does not take it, Unavailable when it does not answer."""
     folder = root / secrets.token_hex(8)
     folder.mkdir(parents=True, mode=0o700)
+    try:
+        return _submit(profile, size, folder)
+    except (UserError, Unavailable):
+        shutil.rmtree(folder)  # a job that Slurm has after all ends at once without it
+        raise
+
+
+def _submit(profile: Profile, size: Size, folder: Path) -> Allocation:
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))

@@ -1,8 +1,9 @@
 """One node of a Ray cluster inside a Slurm job: ``python -m clusters.ray_node DIR``, started on each by srun.
 
 The first task is the head: it takes free ports and writes down where it is; the others join it. What they write lies in
-DIR, on the shared folder; Ray's own files go to a folder of this job on the node. When Slurm ends the job
-(SIGTERM) Ray's processes are killed and that folder is removed: none of them has anything to lose.
+DIR, on the shared folder; Ray's own files go to a folder of this job on the node, below one that only its user can
+enter. When Slurm ends the job (SIGTERM: scancel, the time limit) Ray's processes are killed, and that folder and the
+password are removed: none of them has anything to lose.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -34,10 +35,7 @@ def main() -> NoReturn:
     """The process; see the module."""
     folder = Path(sys.argv[1])
     task = int(os.environ["SLURM_PROCID"])
-    scratch = (
-        Path(tempfile.gettempdir()) / f"parapet-ray-{os.environ['SLURM_JOB_ID']}"
-    )  # workers follow the head's
-    scratch.mkdir(mode=0o700, exist_ok=True)
+    scratch = _scratch()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _end)
     try:
@@ -54,7 +52,22 @@ def main() -> NoReturn:
                 user.signal(signal.SIGKILL)
             time.sleep(_POLL_S)
         shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):  # another cluster's is in it
+            scratch.parent.rmdir()
+        if task == 0:
+            (folder / "token").unlink(missing_ok=True)
     sys.exit(code)
+
+
+def _scratch() -> Path:
+    """This job's folder for Ray's files, the same on each node. Ray opens it to all users; the one around it is not."""
+    around = Path(tempfile.gettempdir()) / f"parapet-ray-{os.getuid()}"
+    around.mkdir(mode=0o700, exist_ok=True)
+    if around.stat().st_uid != os.getuid() or around.stat().st_mode & 0o077:
+        sys.exit(f"{around} is not this user's own: Ray's files would be open to others")
+    scratch = around / os.environ["SLURM_JOB_ID"]
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    return scratch
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
@@ -64,7 +77,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 def _head(folder: Path, scratch: Path) -> list[str]:
     """Options of the head, once it is written down where it will be."""
     host = _address()
-    port, dashboard, *others = _free_ports(2 + len(_PORTS))
+    port, dashboard, client, *others = _free_ports(3 + len(_PORTS))
     facts = {
         "address": f"{host}:{port}",
         "dashboard": f"http://{host}:{dashboard}",
@@ -74,7 +87,8 @@ def _head(folder: Path, scratch: Path) -> list[str]:
     draft.write_text(json.dumps(facts))
     draft.replace(folder / HEAD)
     where = ["--head", f"--port={port}", f"--dashboard-host={host}", f"--dashboard-port={dashboard}"]
-    return [*where, f"--node-ip-address={host}", f"--temp-dir={scratch}", *_share(others)]
+    where += [f"--ray-client-server-port={client}", f"--node-ip-address={host}", f"--temp-dir={scratch}"]
+    return [*where, *_share(others)]
 
 
 def _worker(folder: Path) -> list[str]:
@@ -85,8 +99,7 @@ def _worker(folder: Path) -> list[str]:
             sys.exit("the head never said where it is")
         time.sleep(_POLL_S)
     address = json.loads((folder / HEAD).read_text())["address"]
-    own = socket.gethostbyname(socket.gethostname())
-    return [f"--address={address}", f"--node-ip-address={own}", *_share(_free_ports(len(_PORTS)))]
+    return [f"--address={address}", f"--node-ip-address={_own_address()}", *_share(_free_ports(len(_PORTS)))]
 
 
 def _share(ports: list[int]) -> list[str]:
@@ -94,12 +107,24 @@ def _share(ports: list[int]) -> list[str]:
     devices = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
     cpus = os.environ.get("SLURM_CPUS_PER_TASK", "1")
     said = [f"--{name}={port}" for name, port in zip(_PORTS, ports, strict=True)]
+    said += ["--min-worker-port=0", "--max-worker-port=0"]  # any that are free
     return [f"--num-cpus={cpus}", f"--num-gpus={len(devices)}", "--disable-usage-stats", *said]
 
 
 def _address() -> str:
-    """The head's address, as other nodes reach it; loopback where its name means that."""
-    return os.environ.get("PARAPET_NODE_ADDRESS") or socket.gethostbyname(socket.gethostname())
+    """The head's address, as other nodes reach it."""
+    return os.environ.get("PARAPET_NODE_ADDRESS") or _own_address()
+
+
+def _own_address() -> str:
+    """What this node's name stands for; where that is Debian's 127.0.1.1, the address that it reaches others from."""
+    named = socket.gethostbyname(socket.gethostname())
+    if not named.startswith("127.0.1."):
+        return named
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # sends nothing: it only chooses a route
+        return str(probe.getsockname()[0])
+    return named
 
 
 def _ray() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from typing import Annotated
 
@@ -101,12 +102,12 @@ def up(
         raise
     head = one.head()
     assert head is not None
-    where = f"--runs {store.path.resolve()}"
+    where = f"--runs {shlex.quote(str(store.path.resolve()))}"
     print(
         f"Ray is up: {nodes} nodes of {size.cpus} cores and {size.gpus} GPUs, for {allocation.minutes_left(read)}"
     )
     print("To submit a sweep, with a RUNS that the nodes see too:")
-    print(f"  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={one.token_file}")
+    print(f"  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={shlex.quote(str(one.token_file))}")
     print(f"  ray job submit --address {head['dashboard']} --working-dir . -- parapet sweep FILE {where}")
     print(f"To end it: parapet cluster down {one.job} {where}")
 

@@ -29,7 +29,7 @@ print("GPUS", len(set(ray.get([place.remote() for _ in range(4)]))), "CPUS", ray
 
 
 def scratch_of(job: str) -> Path:
-    return Path(f"/tmp/parapet-ray-{job}")
+    return Path(f"/tmp/parapet-ray-{os.getuid()}/{job}")
 
 
 def test_a_sweep_runs_in_a_ray_of_two_nodes_and_nothing_is_left(
@@ -67,6 +67,7 @@ def test_a_sweep_runs_in_a_ray_of_two_nodes_and_nothing_is_left(
 
     [job] = slurm.run("squeue", "--noheader", "--format=%i").split()
     assert scratch_of(job).exists()
+    assert scratch_of(job).parent.stat().st_mode & 0o077 == 0, "Ray opens its own folder to all"
     assert main(["cluster", "down", *where]) == 0
     assert f"job {job}: ended" in capsys.readouterr().out
     assert not scratch_of(job).exists()
