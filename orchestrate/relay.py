@@ -232,12 +232,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         project = sweep_file.load(sweep.sweep_file).project
         if given.once and Watch(sweep.lock_file).held():
             raise UserError(f"{sweep.path}: the sweep is running, and its own relay tells MLflow about it")
-        noted = None if given.once else origin.note(sweep, provenance.running_from(), runs.path)
+        if given.once:  # elsewhere, perhaps, and later: what it was run from is what its drivers noted
+            noted = origin.at(sweep, time.time_ns() // 1_000_000)
+        else:
+            noted = origin.note(sweep, provenance.running_from(), runs.path)
         tracker = Tracker.open(runs, sweep, project, noted.tags() if noted else {})
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    if noted and not noted.source:
+    if noted and not noted.source and not given.once:
         print(f"tracking: no source is kept: {noted.facts['no_source']}", file=sys.stderr, flush=True)
     relay = Relay(runs, sweep, tracker)
     with followed(runs, sweep.name):

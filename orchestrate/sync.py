@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from clusters.base import recorded
 from orchestrate import ledger, sweep_file
-from orchestrate.locks import Watch
+from orchestrate.events import story
+from orchestrate.locks import Lock, LockHeld, Watch
 from orchestrate.runs import Runs, SweepDir, TrialDir
 from training.errors import UserError
 
@@ -47,6 +49,9 @@ def sweeps_of(copy: Runs, runs: Runs) -> list[SweepDir]:
     for file in (file for part in ("sweeps", "trials", "imports") for file in (copy.path / part).rglob("*")):
         if file.is_symlink():
             raise UserError(f"{file}: is a link; copy what it points to (rsync --copy-links)")
+    for file in (copy.path / "imports").glob("*/*.py"):
+        if hashlib.sha256(file.read_bytes()).hexdigest() != file.parent.name:
+            raise UserError(f"{file}: was changed since a sweep was run with it")
     for sweep in found:
         sweep_file.load(sweep.sweep_file)
         _compare(sweep, runs.sweep(sweep.name))
@@ -90,10 +95,8 @@ def _is_behind(ours: SweepDir, theirs: SweepDir) -> bool:
 
 
 def _bring_import(theirs: Path, ours: Path) -> None:
-    """A user's own file, if its contents are those that its folder is named after."""
+    """A user's own file, whose contents its folder is named after."""
     for file in theirs.glob("*.py"):
-        if hashlib.sha256(file.read_bytes()).hexdigest() != theirs.name:
-            raise UserError(f"{file}: was changed since a sweep was run with it")
         if not (ours / file.name).exists():
             ours.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, ours / file.name)
@@ -103,8 +106,20 @@ def _bring_trial(theirs: TrialDir, ours: TrialDir) -> str:
     if not ours.spec_file.exists():
         _copy(theirs, ours)
         return "new"
+    try:
+        # It goes away with the folder, should that be replaced: no reason to end this process.
+        with Lock(ours.path / "submit.lock", lost=lambda: None):
+            return _bring_grown(theirs, ours)
+    except LockHeld:
+        return "left alone: a job of it is being submitted here"
+
+
+def _bring_grown(theirs: TrialDir, ours: TrialDir) -> str:
+    """A trial that is here already, for which nobody submits a job meanwhile."""
     if Watch(ours.lock_file).held():
         return "left alone: it runs here"
+    if _may_have_a_job(ours):
+        return "left alone: a job of it may wait here (parapet reap ends it)"
     if not filecmp.cmp(theirs.spec_file, ours.spec_file, shallow=False):
         return "left alone: its spec is another here"
     here, there = _events(ours), _events(theirs)
@@ -114,6 +129,14 @@ def _bring_trial(theirs: TrialDir, ours: TrialDir) -> str:
     if all(here.get(number, b"").startswith(lines) for number, lines in there.items()):
         return "known"
     return "left alone: it was run here too"
+
+
+def _may_have_a_job(trial: TrialDir) -> bool:
+    """Was a job submitted that outlives its sweep, and has left no word of its end?"""
+    job = recorded(trial.path)
+    if job is None or job.process is not None or story(trial.events).state in ("finished", "failed"):
+        return False
+    return not (trial.path / "slurm" / f"{job.nonce}.ended").exists()
 
 
 def _events(trial: TrialDir) -> dict[str, bytes]:

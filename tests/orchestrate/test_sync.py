@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from written_trials import Tracked, WrittenTrial, expected_points, make_sweep
 
+from clusters.base import Handle, record
 from orchestrate import ledger
 from orchestrate.cli import main
 from orchestrate.events import EventWriter
 from orchestrate.locks import Lock
 from orchestrate.runs import Runs
+from orchestrate.tracking import origin
 
 ONE, TWO, THREE = (digit * 16 for digit in "123")
 
@@ -73,6 +75,21 @@ def test_it_comes_once_and_goes_on_when_the_copy_knows_more(
     assert main(["ls", "digits", "--runs", str(near.path)]) == 0
 
 
+def test_what_a_sweep_was_run_from_comes_too(far: Runs, near: Runs, tmp_path: Path) -> None:
+    working = tmp_path / "project"
+    working.mkdir()
+    (working / "my.py").write_text("a = 1\n")
+    noted = origin.note(far.sweep("digits"), working, far.path)
+    assert noted.source is not None
+    assert sync(far, near) == 0
+    tracked = Tracked(near)
+    [(parent,)] = tracked.ask("SELECT run_uuid FROM tags WHERE key = 'parapet.sweep'")
+    assert tracked.tags(parent)["parapet.source"] == noted.source.name[:16]
+    [(place,)] = tracked.ask("SELECT artifact_uri FROM runs WHERE run_uuid = ?", parent)
+    kept = Path(place.removeprefix("file://")) / "source" / noted.source.name
+    assert kept.read_bytes() == noted.source.read_bytes()
+
+
 def finish(far: Runs) -> None:
     """The trial that went on ends."""
     trial = far.trial(TWO)
@@ -121,6 +138,7 @@ def test_what_is_further_on_here_or_runs_here_or_went_another_way_stays(
         (lambda far, near: far.trial(ONE).spec_file.write_text("a: 1"), "is not what this version of parapet reads"),
         (lambda far, near: far.sweep("digits").sweep_file.write_text("name: [\n"), "malformed YAML"),
         (lambda far, near: make_other(near), "another sweep of that name"),
+        (lambda far, near: change_import(far), "was changed since a sweep was run with it"),
     ],
 )  # fmt: skip
 def test_a_copy_that_cannot_be_right_is_one_line_and_changes_nothing(
@@ -135,8 +153,34 @@ def test_a_copy_that_cannot_be_right_is_one_line_and_changes_nothing(
     assert sorted(near.path.rglob("*")) == before
 
 
+def change_import(far: Runs) -> None:
+    (far.imports / "0").mkdir(parents=True)
+    (far.imports / "0/my.py").write_text("a = 1")
+
+
 def make_other(near: Runs) -> None:
     WrittenTrial(near, make_sweep(near), THREE)
+
+
+def test_a_trial_with_a_job_here_is_left_alone(
+    far: Runs, near: Runs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: type("Done", (), {"returncode": 0}))
+    assert sync(far, near) == 0
+    finish(far)
+    capfd.readouterr()
+    trial = near.trial(TWO)
+    with Lock(trial.path / "submit.lock"):
+        assert sync(far, near) == 0
+    assert f"{TWO}: left alone: a job of it is being submitted here" in capfd.readouterr().err
+    record(trial.path, "n1", Handle("slurm:lab.yaml", "12", key=TWO, sweep="digits", nonce="n1"))
+    assert sync(far, near) == 0
+    assert f"{TWO}: left alone: a job of it may wait here" in capfd.readouterr().err
+    (trial.path / "slurm").mkdir()
+    (trial.path / "slurm/n1.ended").write_text("0")
+    assert sync(far, near) == 0
+    assert capfd.readouterr().out.splitlines()[-1].split() == ["digits", "0", "1", "1", "0", "yes"]
+    assert not (trial.path / "submit.lock").exists()
 
 
 def test_this_store_itself_is_no_copy(far: Runs, capsys: pytest.CaptureFixture[str]) -> None:

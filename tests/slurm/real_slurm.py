@@ -22,7 +22,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 NODES, CPUS, GPUS, MEMORY_MB = 3, 4, 2, 4000
@@ -127,7 +127,7 @@ class RealSlurm:
         words = [str(word) for word in daemon.args][4:]  # type: ignore[union-attr]
         self._daemon(name, *[word for word in words if word != "-c"], *["-c"] * forget)
         if name in ANSWERS:
-            self._until(name, 30, *ANSWERS[name])
+            self._until(name, 30, *ANSWERS[name], of=(name,))
 
     def _reap(self, name: str) -> None:
         daemon = self.daemons[name]
@@ -218,17 +218,19 @@ class RealSlurm:
                 start_new_session=True,
             )
 
-    def _until(self, what: str, seconds: float, *command: str) -> None:
+    def _until(self, what: str, seconds: float, *command: str, of: Sequence[str] = ()) -> None:
+        """Until the command works, and no daemon ends meanwhile (``of`` these; of all, if none is named)."""
+
         def works() -> bool:
             env = os.environ | self.env
             return subprocess.run(command, env=env, capture_output=True, check=False).returncode == 0
 
-        self._wait(what, seconds, works)
+        self._wait(what, seconds, works, of)
 
-    def _wait(self, what: str, seconds: float, true: Callable[[], bool]) -> None:
+    def _wait(self, what: str, seconds: float, true: Callable[[], bool], of: Sequence[str] = ()) -> None:
         end = time.monotonic() + seconds
         while not true():
-            dead = [name for name, daemon in self.daemons.items() if daemon.poll() is not None]
+            dead = [name for name in of or self.daemons if self.daemons[name].poll() is not None]
             if dead or time.monotonic() > end:
                 why = f"{', '.join(dead)} ended" if dead else f"not there after {seconds:g} s"
                 raise BringUpError(f"{what}: {why}\n{self.logs()}")
