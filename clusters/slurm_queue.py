@@ -31,7 +31,7 @@ from clusters.slurm_array import Tables
 MARK = "parapet"  # what the comments of our jobs begin with
 ANSWER_S = 30.0  # for Slurm to answer a question
 SETTLE_S = 30.0  # for sacct to know of an end that squeue knows of already
-_FORMAT = "%i|%T|%k|%j|%Z"
+_FORMAT = "%i|%T|%k|%j|%r|%Z"
 
 _WAITING = {
     "PENDING",
@@ -121,8 +121,16 @@ class Queue:
         answer = self._answer(time.monotonic() - within_s, must=True)
         return [
             Listed(id, state_of(word), comment, name, place, word == "COMPLETING")
-            for id, (word, comment, name, place) in answer.jobs.items()
+            for id, (word, comment, name, place, _) in answer.jobs.items()
         ]
+
+    def waits(self) -> dict[str, tuple[str, str]]:
+        """Number and Slurm's reason of each job that waits, by its key, as was last heard. Asks nothing."""
+        return {
+            Path(place).name: (id, reason)
+            for id, (word, _, _, place, reason) in self._read().jobs.items()
+            if state_of(word) is State.WAITING
+        }
 
     def live_at(self, id: str, place: Path) -> bool:
         """Is this job live in that directory? A job that is heard of for the first time is asked for at once."""
@@ -218,10 +226,10 @@ class Queue:
         for line in text.splitlines():
             id, word, rest = line.split("|", 2)
             if rest.startswith(f"{MARK} "):
-                comment, name, place = rest.split("|", 2)
+                comment, name, reason, place = rest.split("|", 3)
                 whose = self._whose(id, comment, place)
                 if whose is not None:
-                    jobs[id] = [word, whose[0], name, whose[1]]
+                    jobs[id] = [word, whose[0], name, whose[1], reason]
         answer.at, answer.jobs = now, jobs
         open_ = {id: place for id, place in answer.watched.items() if id not in answer.ends}
         for id, place in open_.items():

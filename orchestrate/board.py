@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -13,6 +13,8 @@ from orchestrate.events import Event, Follower, Story
 from orchestrate.ledger import Row
 from orchestrate.runs import Runs, SweepDir, TrialDir, read_yaml
 
+Waits = Callable[[], Mapping[str, tuple[str, str]]]
+QUIET_MS = 30_000  # after which the queue is believed when it says that a trial's job waits
 TRAINING_SHARE = 0.5  # of a trial's time, until a finished one tells better
 
 
@@ -34,7 +36,7 @@ class Line:
     share: float
     seconds: float
     changed: int  # when the trial last said something, in milliseconds since 1970
-    reason: str
+    reason: str  # why it ended early, or what its job waits for
 
     @property
     def name(self) -> str:
@@ -45,6 +47,11 @@ class Line:
     def done(self) -> bool:
         """Is this suggestion over?"""
         return self.row.state != "open"
+
+    @property
+    def held(self) -> bool:
+        """Does the queue hold its job until somebody lets it go?"""
+        return self.state == "waiting" and "held" in self.reason.lower()
 
     @property
     def live(self) -> bool:
@@ -75,19 +82,26 @@ class _Trial:
 
 
 class Board:
-    """Reads what is new since it was last asked; hundreds of trials cost a few milliseconds."""
+    """Reads what is new since it was last asked; hundreds of trials cost a few milliseconds.
 
-    def __init__(self, sweep: SweepDir, runs: Runs, expected: int | None = None) -> None:
-        self.runs, self.expected = runs, expected
+    ``waits`` says of jobs that wait in a queue, by key: the job's number, and the queue's reason.
+    """
+
+    def __init__(
+        self, sweep: SweepDir, runs: Runs, expected: int | None = None, waits: Waits = lambda: {}
+    ) -> None:
+        self.runs, self.expected, self.waits = runs, expected, waits
         self.since = time.time_ns() // 1_000_000
         self._ledger = ledger.Reader(sweep.ledger_file)
         self._trials: dict[str, _Trial] = {}
         self._share = TRAINING_SHARE
+        self._queued: Mapping[str, tuple[str, str]] = {}
 
     def lines(self) -> list[Line]:
         """All suggestions so far, in the order they were made."""
         rows = self._ledger.rows()
         self._share = self._training_share(rows)
+        self._queued = self.waits()
         return [self._line(row) for row in rows]
 
     def total(self, lines: list[Line]) -> int:
@@ -130,8 +144,15 @@ class Board:
             share=self._done_share(row, story, epoch / epochs if epochs else 0.0),
             seconds=self._seconds(story, state),
             changed=story.last_t or row.t,
-            reason=row.reason or (story.failure["reason"] if story.failure else story.stopped),
+            reason=self._queued_for(row.key)
+            if state == "waiting"
+            else row.reason or (story.failure["reason"] if story.failure else story.stopped),
         )
+
+    def _queued_for(self, key: str) -> str:
+        """What a trial's job waits for, in the queue's words."""
+        job, why = self._queued.get(key, ("", ""))
+        return f"job {job}: {why}" if why not in ("", "None") else ""
 
     def _trial(self, key: str) -> _Trial:
         if key not in self._trials:
@@ -144,8 +165,15 @@ class Board:
             return row.state
         if story.state != "finished" and (story.last_t or 0) < self.since:
             return "waiting"  # what an earlier driver left goes on soon
+        if row.key in self._queued and self._silent(story):
+            return "waiting"  # its job was requeued
         words = {"planned": "waiting", "running": "training", "trained": "attacking", "failed": "failing"}
         return words.get(story.state, story.state)
+
+    def _silent(self, story: Story) -> bool:
+        """Is nothing computed? The queue's word may be older than the last event."""
+        quiet_ms = time.time_ns() // 1_000_000 - (story.last_t or 0)
+        return story.state == "stopped" or (story.state in ("running", "trained") and quiet_ms > QUIET_MS)
 
     def _done_share(self, row: Row, story: Story, trained: float) -> float:
         if row.state != "open":

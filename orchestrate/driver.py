@@ -171,7 +171,8 @@ class _Driver:
                 self.ahead = Ahead(self.runs, self.sweep.name, self.elsewhere, agenda, task_of, at_once)
             search = TuneSearch(agenda, lambda row: self._hand_out(row, cpus, gpus), at_once, self._settle)
             tune = tuner(search, scheduler(self.sweep.scheduler, search.spared), scratch)
-            with Live(self.folder, self.runs, _expected(self.sweep)):
+            waits = self.elsewhere.queue.waits if self.elsewhere is not None else dict
+            with Live(self.folder, self.runs, _expected(self.sweep), waits):
                 self._conduct(tune.fit)
 
     def _conduct(self, fit: Callable[[], object]) -> None:

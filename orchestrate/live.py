@@ -6,11 +6,12 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from orchestrate.board import Board, Line
+from orchestrate.board import Board, Line, Waits
 from orchestrate.runs import Runs, SweepDir
 
 if TYPE_CHECKING:
@@ -38,9 +39,11 @@ class Live:
     Whatever goes wrong with showing is said once and never reaches the block: a sweep is not lost for a table.
     """
 
-    def __init__(self, sweep: SweepDir, runs: Runs, expected: int | None = None) -> None:
+    def __init__(
+        self, sweep: SweepDir, runs: Runs, expected: int | None = None, waits: Waits = lambda: {}
+    ) -> None:
         self.sweep = sweep
-        self.board = Board(sweep, runs, expected)
+        self.board = Board(sweep, runs, expected, waits)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
 
@@ -97,6 +100,7 @@ class News:
         self.began = time.monotonic()
         self._spoke = self.began
         self._states: dict[int, str] | None = None
+        self._held: set[int] = set()
 
     def of(self, lines: list[Line]) -> Iterator[str]:
         """The news in ``lines``. What was over before we began is one line together."""
@@ -110,6 +114,9 @@ class News:
             happened = _happened(before.get(line.row.row, "waiting"), line)
             if happened:
                 yield self._say(f"{line.name}: {happened}")
+            if line.held and line.row.row not in self._held:
+                yield self._say(f"{line.name}: {line.reason}; {held(line)} lets it go on")
+        self._held = {line.row.row for line in lines if line.held}
         if time.monotonic() - self._spoke >= HEARTBEAT_S:
             running = ", ".join(f"{line.name} {progress(line)}" for line in lines if line.live)
             yield self._say(f"{summary(self.board, lines)}{f'; {running}' if running else ''}")
@@ -135,6 +142,11 @@ def _happened(before: str, line: Line) -> str:
     return ""
 
 
+def held(line: Line) -> str:
+    """What lets a job go on that the queue holds."""
+    return f"scontrol release {line.reason.partition(':')[0].removeprefix('job ')}"
+
+
 def summary(board: Board, lines: list[Line]) -> str:
     """``5/12 done, 1 failed, 2 running, about 2:10 left``."""
     failed = sum(line.state == "failed" for line in lines)
@@ -143,9 +155,18 @@ def summary(board: Board, lines: list[Line]) -> str:
         f"{sum(line.done for line in lines)}/{board.total(lines)} done",
         f"{failed} failed" if failed else "",
         f"{sum(line.live for line in lines)} running",
+        waiting(lines),
         f"about {clock(left)} left" if left else "",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def waiting(lines: list[Line]) -> str:
+    """``3 in the queue (Resources)``, with the reason that most of them have."""
+    reasons = Counter(
+        line.reason.partition(": ")[2] for line in lines if line.state == "waiting" and line.reason
+    )
+    return f"{reasons.total()} in the queue ({reasons.most_common(1)[0][0]})" if reasons else ""
 
 
 def progress(line: Line) -> str:
@@ -158,6 +179,8 @@ def progress(line: Line) -> str:
         return clock(line.seconds)
     if line.state in ("failed", "failing", "pruned", "stopped"):
         return line.reason
+    if line.state == "waiting":
+        return f"held: {held(line)}" if line.held else line.reason
     return f"epoch {line.epoch}/{line.epochs}"
 
 
@@ -213,7 +236,7 @@ def table(title: str, board: Board, lines: list[Line], height: int | None, width
             str(line.row.seed),
             Text(line.state, style=COLOURS.get(line.state, "dim")),
             *([bar] if width >= WIDE else []),
-            cut(progress(line) if line.state != "waiting" else ""),
+            cut(progress(line)),
             accuracies(line.val),
             accuracies(line.test),
         )

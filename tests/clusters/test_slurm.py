@@ -76,6 +76,18 @@ def test_the_note_in_its_directory_comes_before_slurms_word(cluster: SlurmCluste
     assert cluster.state(handle) is State.KILLED
 
 
+def test_what_jobs_wait_for_is_known_without_asking_again(cluster: SlurmCluster, fake: FakeSlurm) -> None:
+    handle = submit(cluster)
+    fake.job("100", "PENDING", reason="Resources")
+    cluster.queue.listed()
+    asked = len(fake.calls("squeue"))
+    assert cluster.queue.waits() == {"k1": (handle.id, "Resources")}
+    assert len(fake.calls("squeue")) == asked
+    fake.job("100", "RUNNING")
+    cluster.queue.listed()
+    assert cluster.queue.waits() == {}
+
+
 def test_no_other_is_submitted_until_slurm_has_ended_the_one_before(
     cluster: SlurmCluster, fake: FakeSlurm
 ) -> None:
@@ -238,7 +250,7 @@ def test_stopping_asks_first_and_cancels_what_does_not_listen(cluster: SlurmClus
     fake.job(runs.id, "COMPLETED")
     began = time.monotonic()
     cluster.stop_all([waits, runs, stubborn], 0.4)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 5
     ids = [waits.id, stubborn.id]
     swept, told, cancelled = fake.calls("scancel")
     assert (told, swept) == (["--signal=TERM", *ids], ["--state=PENDING", *ids])

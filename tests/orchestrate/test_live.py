@@ -80,6 +80,29 @@ def test_a_trial_that_an_earlier_driver_left_waits_until_it_goes_on(
     assert [line.state for line in board.lines()[:2]] == ["training", "waiting"]
 
 
+def test_what_a_job_waits_for_is_told_and_what_to_do_when_it_is_held(
+    runs: Runs, sweep: SweepDir, trials: list[WrittenTrial]
+) -> None:
+    keys = [trial.dir.key for trial in trials]
+    queue = {keys[0]: ("12", "Resources"), keys[1]: ("13", "Resources")}
+    board = Board(sweep, runs, waits=lambda: queue)
+    news = News(board)
+    assert not list(news.of(board.lines()))
+    assert live.progress(board.lines()[0]) == "job 12: Resources"
+    assert ", 2 in the queue (Resources)" in live.summary(board, board.lines())
+    trials[0].start().epoch(0)
+    assert board.lines()[0].state == "training", "the queue's word is older than the event"
+    trials[0].events.write("stopped", why="signal")
+    queue[keys[0]] = ("12", "launch failed requeued held")
+    told = [line.partition("] ")[2] for line in news.of(board.lines())]
+    name = board.lines()[0].name
+    assert told == [f"{name}: job 12: launch failed requeued held; scontrol release 12 lets it go on"]
+    assert not list(news.of(board.lines())), "once"
+    assert live.progress(board.lines()[0]) == "held: scontrol release 12"
+    del queue[keys[0]]
+    assert board.lines()[0].state == "stopped"
+
+
 def test_a_suggestion_whose_directory_is_not_written_yet_is_shown(runs: Runs, sweep: SweepDir) -> None:
     from orchestrate import ledger
 

@@ -99,6 +99,7 @@ def _answer(state: dict[str, Any], file: Path, command: str, words: list[str]) -
             for id, job in state["jobs"].items():
                 if not (state["forgets"] and job["state"] in ENDED):
                     words_of = {"%i": id, "%T": job["state"], "%k": job["comment"], "%j": job["name"]}
+                    words_of["%r"] = job.get("reason", "None")
                     form = words[-1].removeprefix("--format=").replace("%Z", job["place"])
                     assert "--array" in words or "_" not in id, "an array that waits would be one line"
                     for letter, word in words_of.items():
