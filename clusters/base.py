@@ -142,7 +142,8 @@ class Cluster(Protocol):
         """Where there is what a job printed before its command began; None when it is in the job's log."""
 
 
-STOPPED = 76  # exit code of a job that ended because it was asked to, and can go on
+ON_REQUEST = 77  # exit code of a job that ended because its trial's directory asked it to: pruned, cancelled
+STOPPED = 76  # exit code of a job that a signal has ended, and that can go on
 
 
 def intend(directory: Path, nonce: str = "") -> str:

@@ -6,7 +6,7 @@ SIGUSR2               Slurm will take the job away (preemption, time limit): the
 SIGTERM               of ours (a file says so): the command writes a checkpoint and ends, and with it the job
 SIGTERM of others     scancel, or a preemption that gives no other warning: the command writes a checkpoint
                       and ends; the job stays for Slurm to decide what becomes of it
-no signal             a file ``DIR/stop`` asks the command itself to end (pruned, cancelled), and with it the job
+no signal             the command ended because it was asked to by other means (``ON_REQUEST``): so does the job
 ===================== ====================================================================================
 
 Only this marks the end of a job without Slurm being asked: ``DIR/slurm/NONCE.ended`` holds the exit code.
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from submitit.core.utils import DelayedSubmission
 
-from clusters.base import STOPPED
+from clusters.base import ON_REQUEST, STOPPED
 
 AWAIT_S = 60.0  # for Slurm to end or requeue a job whose command it has told to end
 RACE_S = 2.0  # between the same signal reaching the command and us
@@ -79,9 +79,9 @@ class Body:
         while not self._ended():  # no wait(): a signal's handler could not look at the child meanwhile
             time.sleep(_POLL_S)
         if self._code() in _TOLD:
-            self._await_slurm(note / f"{self.nonce}.stop", self.directory / "stop")
+            self._await_slurm(note / f"{self.nonce}.stop")
         code = self._end(child.wait())
-        if code not in (0, STOPPED):
+        if code not in (0, STOPPED, ON_REQUEST):
             raise RuntimeError(f"the command ended with code {code}; what it printed is in {self.log}")
         return code
 
@@ -114,10 +114,10 @@ class Body:
                     check=False,
                 )
 
-    def _await_slurm(self, *asked: Path) -> None:
-        """The command was told to end. Unless a file asks for it, Slurm has more to say."""
+    def _await_slurm(self, stop: Path) -> None:
+        """A signal has ended the command. Unless we were asked for it, Slurm has more to say."""
         end = time.monotonic() + (AWAIT_S if self.requeue else RACE_S)
-        while not any(file.exists() for file in asked) and time.monotonic() < end:
+        while not stop.exists() and time.monotonic() < end:
             time.sleep(_POLL_S)
 
     def _ended(self) -> bool:

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from clusters.base import STOPPED, submitted
+from clusters.base import ON_REQUEST, STOPPED, submitted
 from orchestrate.events import EventWriter, story
 from orchestrate.locks import Lock, LockHeld
 from orchestrate.runs import Runs, TrialDir, read_yaml
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from training.data import Dataset
     from training.spec import DataSpec, TrialSpec
 
-FINISHED, FAILED, HELD = 0, 1, 75  # exit codes, and STOPPED; 75 is sysexits' "try again later"
+FINISHED, FAILED, HELD = 0, 1, 75  # exit codes, and STOPPED, ON_REQUEST; 75 is sysexits' "try again later"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, or the largest file that is allowed
 GRACE_S = 30.0  # most time between being asked to end and having ended
 _LOOK_S = 0.5  # between two looks at the stop file
@@ -143,7 +143,7 @@ def _attempt(trial: TrialDir, settings: Settings, request: StopRequest) -> int:
             events.write("stopped", why=stopped.why)
             trial.stop_file.unlink(missing_ok=True)
             print(f"stopped ({stopped.why})", flush=True)
-            return STOPPED
+            return STOPPED if stopped.why == "signal" else ON_REQUEST
         kind, reason = "time", f"reached its limit of {settings.hours:g} h; its last checkpoint is kept"
     except Exception as error:
         kind, reason = failure(error)

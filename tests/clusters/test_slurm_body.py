@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clusters.base import STOPPED
+from clusters.base import ON_REQUEST, STOPPED
 
 PROGRAM = """
 import signal, sys
@@ -109,11 +109,10 @@ def test_told_by_us_it_ends_at_once_and_told_by_another_it_waits_for_slurm(tmp_p
         (tmp_path / "log.txt").unlink()
 
 
-def test_a_command_that_a_file_asks_to_end_is_not_waited_with(tmp_path: Path) -> None:
-    (tmp_path / "stop").touch()
-    one = Started(tmp_path, f"import sys; sys.exit({STOPPED})", await_s=60.0)
-    assert one.end() == f"code {STOPPED}"
-    assert one.note == str(STOPPED)
+def test_a_command_that_ends_on_request_is_not_waited_with(tmp_path: Path) -> None:
+    one = Started(tmp_path, f"import sys; sys.exit({ON_REQUEST})", await_s=60.0)
+    assert one.end() == f"code {ON_REQUEST}"
+    assert one.note == str(ON_REQUEST)
 
 
 def test_told_while_it_waited_to_be_started_again_it_does_not_start(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from clusters.local import LocalCluster
 from orchestrate.events import EventWriter, story
 from orchestrate.locks import Lock, LockHeld
 from orchestrate.runs import TrialDir
-from orchestrate.trial import HELD, STOPPED, StopRequest
+from orchestrate.trial import HELD, ON_REQUEST, STOPPED, StopRequest
 
 
 class FakeCluster(LocalCluster):
@@ -58,7 +58,7 @@ def attempt(trial: TrialDir, wanted: list[str], request: StopRequest) -> int:
         if why:
             events.write("stopped", why=why)
             trial.stop_file.unlink(missing_ok=True)
-            return STOPPED
+            return STOPPED if why == "signal" else ON_REQUEST
         values = {"loss": 1.0, "val/clean": 0.9, "val/robust": part.get("robust", 0.5) + 0.01 * epoch}
         events.write("epoch", epoch=epoch, step=epoch, metrics=values, best=True)
         time.sleep(part.get("pause", 0.0))

@@ -21,7 +21,7 @@ from orchestrate.events import read, story
 from orchestrate.locks import Lock
 from orchestrate.runner import ask_to_stop
 from orchestrate.runs import Runs, TrialDir, write_whole
-from orchestrate.trial import FAILED, FINISHED, HELD, STOPPED, Settings
+from orchestrate.trial import FAILED, FINISHED, HELD, ON_REQUEST, STOPPED, Settings
 from training.checkpoint import load, load_network
 from training.errors import Diverged, UserError
 
@@ -144,7 +144,7 @@ def test_a_stop_file_ends_a_trial_and_does_not_end_the_next_attempt(tmp_path: Pa
     until(lambda: len(epochs(trial)) > 2)
     ask_to_stop(trial, "cancelled")
     child.communicate(timeout=20)
-    assert child.returncode == STOPPED
+    assert child.returncode == ON_REQUEST
     assert story(trial.events).stopped == "cancelled"
     assert run(trial) == FINISHED
 
@@ -298,5 +298,5 @@ def test_the_head_of_the_module_costs_no_torch() -> None:
 def test_an_unreadable_stop_file_still_stops(tmp_path: Path) -> None:
     trial = planned(runs_in(tmp_path), spec_of(epochs=LONG))
     write_whole(trial.stop_file, "")
-    assert run(trial) == STOPPED
+    assert run(trial) == ON_REQUEST
     assert not trial.stop_file.exists()
