@@ -29,6 +29,9 @@ ENVIRONMENT = {  # of Ray and Tune; what the user sets wins
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
+WORKERS_AHEAD = (
+    "RAY_prestart_worker_first_driver"  # 0: no idle process for every core; an actor starts its own
+)
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray listens on 127.0.0.1 only, also on Linux
 OBJECT_STORE = 100_000_000  # bytes; nothing of ours goes through it
 
@@ -44,7 +47,7 @@ def ray_session(scratch: Path) -> Iterator[Mapping[str, float]]:
         os.environ.setdefault(name, value)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not on_a_cluster():
-        os.environ |= {LOOPBACK: "0"} | _password(scratch)
+        os.environ |= {LOOPBACK: "0", WORKERS_AHEAD: "0"} | _password(scratch)
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": str(scratch)}
         options |= {"object_store_memory": OBJECT_STORE}
     import ray
