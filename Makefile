@@ -38,6 +38,7 @@ bench: setup
 	$(THREADS) $(BIN)/python tests/bench/steps.py
 	$(THREADS) $(BIN)/python tests/bench/sweeps.py
 	$(THREADS) $(BIN)/python tests/bench/slurm.py
+	$(THREADS) $(BIN)/python tests/bench/tracking.py
 
 bench-gpu: setup
 	PYTHONPATH=. $(BIN)/python tests/bench/gpu.py

@@ -1,8 +1,12 @@
 """What holds for every test."""
 
 import os
+import shutil
 import signal
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +21,35 @@ def _ctrl_c_is_heard() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def with_tables(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Puts an empty tracking store into a new RUNS, and returns that.
+
+    MLflow takes seconds to make its tables, which here happens once for all workers' tests that are about other things.
+    """
+    from orchestrate import store
+    from orchestrate.locks import Lock
+    from orchestrate.runs import Runs
+
+    folder = tmp_path_factory.getbasetemp()
+    file = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "empty-store.db"
+
+    def put(runs: Path) -> Path:
+        with Lock(file.with_suffix(".lock"), wait_s=120):
+            if not file.exists():
+                made = tmp_path_factory.mktemp("store")
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+                    store.prepare(Runs(made))
+                with closing(sqlite3.connect(made / "mlflow.db")) as database:
+                    database.execute("VACUUM INTO ?", (str(file),))
+        runs.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, runs / "mlflow.db")
+        return runs
+
+    return put
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

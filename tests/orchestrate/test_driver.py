@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.xdist_group("processes")
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Runs:
-    return Runs(tmp_path / "runs")
+def runs(tmp_path: Path, with_tables: Callable[[Path], Path]) -> Runs:
+    return Runs(with_tables(tmp_path / "runs"))
 
 
 def test_a_store_that_cannot_be_used_is_one_line_and_nothing_runs(tmp_path: Path, runs: Runs) -> None:

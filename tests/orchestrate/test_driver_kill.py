@@ -79,9 +79,9 @@ def assert_whole(runs: Runs, *names: str, trials: int) -> None:
 
 
 def test_killed_in_the_middle_it_goes_on_and_a_second_run_has_nothing_to_do(
-    tmp_path: Path, start: Callable[..., Sweep]
+    tmp_path: Path, start: Callable[..., Sweep], with_tables: Callable[[Path], Path]
 ) -> None:
-    runs, file = Runs(tmp_path / "runs"), sweep_file(tmp_path)
+    runs, file = Runs(with_tables(tmp_path / "runs")), sweep_file(tmp_path)
     first = start(file, runs)
     until(lambda: len(first.story("pgd-at").epochs) > 5, 180)
     holder = holder_of(first.trial("pgd-at").lock_file)
@@ -105,9 +105,11 @@ def test_killed_in_the_middle_it_goes_on_and_a_second_run_has_nothing_to_do(
     assert_whole(runs, "tiny", trials=3)
 
 
-def test_interrupted_it_ends_soon_and_leaves_nothing(tmp_path: Path, start: Callable[..., Sweep]) -> None:
+def test_interrupted_it_ends_soon_and_leaves_nothing(
+    tmp_path: Path, start: Callable[..., Sweep], with_tables: Callable[[Path], Path]
+) -> None:
     """By Ctrl-C; SIGTERM, which ``ray job stop`` sends, is tested with Ray jobs."""
-    runs, file = Runs(tmp_path / "runs"), sweep_file(tmp_path)
+    runs, file = Runs(with_tables(tmp_path / "runs")), sweep_file(tmp_path)
     sweep = start(file, runs)
     until(lambda: len(sweep.story("pgd-at").epochs) > 3, 180)
     began = time.monotonic()

@@ -21,8 +21,8 @@ Started = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Runs:
-    return Runs(tmp_path / "runs")
+def runs(tmp_path: Path, with_tables: Callable[[Path], Path]) -> Runs:
+    return Runs(with_tables(tmp_path / "runs"))
 
 
 @pytest.fixture

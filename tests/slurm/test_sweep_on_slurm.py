@@ -4,7 +4,7 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,13 +40,13 @@ def live(slurm: RealSlurm) -> set[str]:
 
 
 def test_a_killed_driver_leaves_its_jobs_to_the_next_and_ctrl_c_ends_them(
-    slurm: RealSlurm, tmp_path: Path, started: list[Sweep]
+    slurm: RealSlurm, tmp_path: Path, started: list[Sweep], with_tables: Callable[[Path], Path]
 ) -> None:
     profile = tmp_path / "site.yaml"
     profile.write_text("partition: low\ntime: 30\npoll: 0.5\n")
     file = sweep_file(tmp_path, trials=TRIALS)
     file.write_text(file.read_text().replace("epochs: 60", f"epochs: {EPOCHS}"))
-    runs, where = Runs(tmp_path / "runs"), ("--cluster", f"slurm:{profile}")
+    runs, where = Runs(with_tables(tmp_path / "runs")), ("--cluster", f"slurm:{profile}")
 
     started.append(Sweep(file, runs, *where))
     first = started[-1]
