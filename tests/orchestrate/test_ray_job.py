@@ -1,5 +1,6 @@
 """``ray job submit -- parapet sweep``: on a real Ray head, with a true exit code, and stopped without a trace."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -73,14 +74,14 @@ class Head:
                 own = f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes()
             except OSError:
                 continue
-            if part in line and (own or str(self.scratch) in line):
+            if int(folder.name) != os.getpid() and part in line and (own or str(self.scratch) in line):
                 found.append(int(folder.name))
         return found
 
     def end(self) -> None:
         for _ in range(50):
             for pid in self.alive(""):
-                if pid != os.getpid():
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             if not self.alive(""):
                 break
