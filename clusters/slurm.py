@@ -244,12 +244,16 @@ class SlurmCluster:
 def _adopt(directory: Path, handle: Handle) -> None:
     """Give a job what it runs: its submitter died before submitit had called that by the job's number.
 
-    Without it the job waits for a minute, and ends. A copy, as the submitter may live and be about to do so.
+    Without it the job waits for a minute, and ends. A copy, as the submitter may live and be about to do so. What is
+    meant for a task of an array lies among the others', and says which directory it works in.
     """
-    place = directory / "slurm" / f"{handle.id}_submitted.pkl"
-    for draft in () if place.exists() else list(place.parent.glob("*.pkl")):
+    array = "_" in handle.id
+    folder = folder_of(directory.parent, handle.nonce) if array else directory / "slurm"
+    meant = handle.key if array else handle.nonce
+    place = folder / f"{handle.id}_submitted.pkl"
+    for draft in () if place.exists() else list(folder.glob("*.pkl")):
         with contextlib.suppress(FileNotFoundError):  # the submitter was quicker
-            if "_" not in draft.name and handle.nonce.encode() in draft.read_bytes():
+            if "_" not in draft.name and meant.encode() in draft.read_bytes():
                 copy = place.with_suffix(f".{os.getpid()}.tmp")
                 copy.write_bytes(draft.read_bytes())
                 copy.replace(place)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from fake import FakeSlurm
+from submitit.core.utils import DelayedSubmission
 
 import clusters
 from clusters.base import Handle, Job, State, Unavailable, recorded, submitted
@@ -78,6 +79,9 @@ def test_it_is_found_though_its_submitter_never_learnt_its_number(
     found = cluster.find("k2")
     assert found is not None
     assert (found.id, found.key, found.sweep) == ("100_2", "k2", "digits")
+    runs = cluster.folder.parent / f"arrays/{found.nonce}/100_2_submitted.pkl"
+    body = DelayedSubmission.load(runs).function  # without it the task would wait for a minute, and end
+    assert body.directory == cluster.folder / "k2"
     assert recorded(cluster.folder / "k2") == found
 
 

@@ -73,7 +73,7 @@ def node_cut_off(stage: Stage) -> None:
 def time_limit(stage: Stage) -> None:
     """a time limit of one minute, shorter than the training"""
     stage.settings |= {"time": 1, "requeue": {"warning": 30}}
-    stage.write(epochs=1000)
+    stage.write(epochs=600)
     sweep = stage.start()
     stage.finish(sweep)
     attempts = [trial.attempts for trial in stage.trials().values()]
