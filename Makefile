@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: demo test test-s3 faults must-show lint format bench bench-gpu setup lock clean
+.PHONY: demo test pytest test-s3 faults must-show lint format bench bench-gpu setup lock clean
 
 demo: setup
 	$(BIN)/parapet sweep sweeps/digits.yaml
@@ -11,7 +11,10 @@ demo: setup
 # Tests that start sweeps of many processes, and time them, run one after the other, and so do those on the tests' own
 # Slurm; the rest runs beside them. Much of the former is waiting: one worker more than cores.
 WORKERS = $$(( $$(nproc) + 1 ))
-test: lint
+test: setup
+	$(MAKE) --no-print-directory --jobs=2 lint pytest
+
+pytest: setup
 	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup
 
 # A sweep on a real S3 server whose node vanishes.
