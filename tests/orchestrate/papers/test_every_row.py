@@ -1,4 +1,4 @@
-"""Every row of every sheet: its spec resolves, its networks can be built, and its method trains a narrow one."""
+"""Every row of every sheet: its spec resolves, its networks can be built, its kind of method trains a narrow one."""
 
 from __future__ import annotations
 
@@ -43,6 +43,37 @@ def once_each(keys: dict[str, TrialSpec]) -> list[Any]:
     for name, spec in keys.items():
         seen.setdefault(json.dumps(spec.dump(), sort_keys=True), name)
     return [pytest.param(keys[name], id=name) for name in seen.values()]
+
+
+def parts_of(spec: TrialSpec) -> set[str]:
+    """What a row's training is made of: method and modifiers but for numbers, network and images, and their pairs."""
+    method, model = spec.dump()["method"], json.dumps(spec.dump()["model"], sort_keys=True)
+    kinds = [spec.method.name, *method["with"]]
+    return {
+        f"{json.dumps(_without_numbers(method), sort_keys=True)} {spec.attack.norm}",
+        f"{model} {spec.data.name} {spec.data.extra is not None}",
+        f"{spec.train.schedule} {spec.train.nesterov} {spec.train.momentum}",
+        *(f"{kind} {model}" for kind in kinds),
+    }
+
+
+def _without_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_numbers(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_numbers(one) for one in value]
+    return value if value is None or isinstance(value, bool | str) else value == 0
+
+
+def enough_rows(keys: dict[str, TrialSpec]) -> dict[str, TrialSpec]:
+    """So many of these rows, in their order, that every part of any row is in one of them."""
+    seen: set[str] = set()
+    chosen = {}
+    for name, spec in keys.items():
+        if not parts_of(spec) <= seen:
+            seen |= parts_of(spec)
+            chosen[name] = spec
+    return chosen
 
 
 SPECS = {name: spec_of(row) for name, row in TRAINED.items()}
@@ -96,7 +127,7 @@ def recipe_of(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("spec", once_each(SPECS))
-def test_a_row_builds_its_networks_and_trains(spec: TrialSpec, tmp_path: Path) -> None:
+def test_a_row_builds_its_networks_and_its_method(spec: TrialSpec) -> None:
     data = DATA[spec.data.name]
     channels = data.shape[0]
     with torch.device("meta"):  # the networks as they are printed, without memory
@@ -107,6 +138,13 @@ def test_a_row_builds_its_networks_and_trains(spec: TrialSpec, tmp_path: Path) -
                 own = Choice(name=guide.model, **guide.parameters)
                 build_model(own, data.shape, data.classes, [0.0] * channels, [1.0] * channels)
     assert all(p.is_meta for p in whole.parameters())
+    build_method(narrow(spec).method, narrow(spec).attack)
+
+
+@pytest.mark.parametrize("spec", once_each(enough_rows(SPECS)))
+def test_each_kind_of_method_trains_on_each_network_that_it_is_printed_with(
+    spec: TrialSpec, tmp_path: Path
+) -> None:
     training = training_of(narrow(spec), tmp_path)
     before = copy.deepcopy(training.networks["student"].state_dict())
     training.epoch = 1  # some schedules begin at a rate of 0
