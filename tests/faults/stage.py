@@ -31,7 +31,7 @@ from orchestrate.runs import Runs
 
 EPOCHS = 160  # some 4 s
 TRIALS = [{"method": {"name": "pgd-at"}}, {"method": {"name": "trades", "beta": 1}}]
-LONGEST_S = 300.0  # for anything that is waited for
+LONGEST_S = 600.0  # for anything that is waited for
 
 
 class Undisturbed:
