@@ -8,14 +8,13 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 demo: setup
 	$(BIN)/parapet sweep sweeps/digits.yaml
 
-# Tests that start sweeps of many processes, and time them, run one after the other, and so do those on the tests' own
-# Slurm; the rest runs beside them. Much of the former is waiting: one worker more than cores.
+# One worker more than cores: much of what the slow tests do is waiting. Which tests stay together: tests/conftest.py.
 WORKERS = $$(( $$(nproc) + 1 ))
 test: setup
 	$(MAKE) --no-print-directory --jobs=2 lint pytest
 
 pytest: setup
-	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup
+	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8
 
 # A sweep on a real S3 server whose node vanishes.
 test-s3: setup

@@ -7,8 +7,16 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+# Tests that one worker runs, as they share what takes long to start: a Slurm, a Ray.
+TOGETHER = {
+    "tests/slurm/": "slurm",
+    "tests/faults/test_rows.py": "slurm",
+    "tests/orchestrate/test_ray_job.py": "ray",
+}
 
 # Before PyTorch comes: threads that wait for each other cost the most.
 for library in ("OMP", "MKL", "OPENBLAS"):
@@ -53,5 +61,17 @@ def with_tables(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pa
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts many processes goes first, one after the other, beside tests that only compute on other cores."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    """What starts many processes, and waits for them, goes first, beside tests that only compute."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Workers take tests one by one, but for those in TOGETHER. (xdist's own groups do not work with pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return next((name for place, name in TOGETHER.items() if nodeid.startswith(place)), nodeid)
+
+    return Scheduling(config, log)

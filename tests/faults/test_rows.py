@@ -13,7 +13,7 @@ from rows_training import TORN
 from stage import EPOCHS, Stage, Undisturbed
 from table import BEGIN, END, Line, play, put, written
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes"), pytest.mark.timeout(480)]
+pytestmark = pytest.mark.slow
 
 
 def driver_killed_during_submission_and_two_drivers(stage: Stage) -> None:

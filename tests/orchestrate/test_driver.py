@@ -23,8 +23,6 @@ from orchestrate.locks import Lock
 from orchestrate.locks import read as holder_of
 from orchestrate.runs import Runs
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 @pytest.fixture
 def runs(tmp_path: Path, with_tables: Callable[[Path], Path]) -> Runs:

@@ -18,7 +18,7 @@ from orchestrate.locks import Watch
 from orchestrate.locks import read as holder_of
 from orchestrate.runs import Runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

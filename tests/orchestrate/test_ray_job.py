@@ -20,7 +20,7 @@ from orchestrate import ledger
 from orchestrate.events import story
 from orchestrate.runs import Runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.slow
 RAY = Path(sys.executable).with_name("ray")
 MARK = "PARAPET_TEST_MARK"
 

@@ -4,7 +4,7 @@ import pytest
 from real_slurm import GPUS, NODES, RealSlurm
 from small_trials import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 
 
 def test_a_job_gets_its_gpus_and_is_accounted_for(slurm: RealSlurm) -> None:

@@ -13,7 +13,7 @@ from orchestrate.cli import main
 from orchestrate.ledger import Row
 from orchestrate.runs import Runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 
 
 def written(folder: Path, text: str) -> str:

@@ -13,7 +13,7 @@ from orchestrate import ledger
 from orchestrate.cli import main
 from orchestrate.runs import Runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 RAY = Path(sys.executable).with_name("ray")
 WHERE = """
 import os, ray, time

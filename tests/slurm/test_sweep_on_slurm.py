@@ -17,7 +17,7 @@ from orchestrate.events import read, story
 from orchestrate.locks import Watch
 from orchestrate.runs import Runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 
 EPOCHS = 600  # some 15 s: longer than a driver needs to come back
 TRIALS = [{"method": {"name": "pgd-at"}}, {"method": {"name": "trades", "beta": 1}}]

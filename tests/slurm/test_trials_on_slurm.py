@@ -19,7 +19,7 @@ from orchestrate.events import read, story
 from orchestrate.runner import Runner, Task
 from orchestrate.runs import Runs, TrialDir
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 
 EPOCHS = 100  # a few seconds of training
 

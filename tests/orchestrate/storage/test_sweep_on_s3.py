@@ -23,7 +23,6 @@ from orchestrate.storage import local_folder
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("processes"),
     pytest.mark.skipif(
         "PARAPET_TEST_S3" not in os.environ, reason="make test-s3 runs it: alone, it wants both cores"
     ),
