@@ -119,7 +119,7 @@ def _bring_grown(theirs: TrialDir, ours: TrialDir) -> str:
     if Watch(ours.lock_file).held():
         return "left alone: it runs here"
     if _may_have_a_job(ours):
-        return "left alone: a job of it may wait here (parapet reap ends it)"
+        return "left alone: a job of it may wait here (parapet stop SWEEP ends it)"
     if not filecmp.cmp(theirs.spec_file, ours.spec_file, shallow=False):
         return "left alone: its spec is another here"
     here, there = _events(ours), _events(theirs)

@@ -50,16 +50,13 @@ def serve(runs: Runs, host: str = "127.0.0.1", port: int = 5000, allowed_hosts: 
         *("--artifacts-destination", str(runs.path / "mlartifacts")),
         *("--allowed-hosts", ",".join(_names(host, allowed_hosts))),
     ]
-    environment = (
-        os.environ
-        | {
-            "MLFLOW_BACKEND_STORE_URI": where,  # not as an argument: all users see those, and it may hold a password
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        }
-    )
+    # The address is no argument: all users see those, and it may hold a password.
+    ours = {"MLFLOW_BACKEND_STORE_URI": where, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with tempfile.TemporaryFile("w+") as said, _handled(_interrupt):
         # A session of its own: Ctrl-C reaches us alone, and the whole group is ended in order.
-        server = subprocess.Popen(command, stdout=said, stderr=said, env=environment, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=said, stderr=said, env=os.environ | ours, start_new_session=True
+        )
         try:
             _wait_until_healthy(server, url, said)
             print(f"MLflow shows {shown(where)} at {url}{PAGES} (Ctrl-C ends it)", flush=True)
