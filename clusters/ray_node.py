@@ -119,12 +119,15 @@ def _address() -> str:
 def _own_address() -> str:
     """What this node's name stands for; where that is Debian's 127.0.1.1, the address that it reaches others from."""
     named = socket.gethostbyname(socket.gethostname())
-    if not named.startswith("127.0.1."):
-        return named
+    return (_routed() or named) if named.startswith("127.0.1.") else named
+
+
+def _routed() -> str | None:
+    """The address that packets to other networks leave from; None where there is no route."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
         probe.connect(("192.0.2.1", 9))  # sends nothing: it only chooses a route
         return str(probe.getsockname()[0])
-    return named
+    return None
 
 
 def _ray() -> str:

@@ -70,6 +70,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Workers take tests one by one, but for those in TOGETHER. (xdist's own groups do not work with pytest 9.2.)"""
     from xdist.scheduler import LoadScopeScheduling
 
+    assert all((config.rootpath / place).exists() for place in TOGETHER), "a place in TOGETHER has moved"
+
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             return next((name for place, name in TOGETHER.items() if nodeid.startswith(place)), nodeid)

@@ -9,7 +9,7 @@ import pytest
 from fake import FakeSlurm
 
 import clusters
-from clusters import allocation, profile
+from clusters import allocation, profile, ray_node
 from clusters.allocation import Allocation, Size
 from orchestrate.cli import main
 from training.errors import UserError
@@ -74,10 +74,11 @@ def test_one_that_takes_too_long_is_cancelled(root: Path, fake: FakeSlurm) -> No
     assert told[:1] in ([], [f"job {one.job}: pending, 0 of 2 nodes"])
 
 
-def test_a_refusal_names_the_profile(root: Path, fake: FakeSlurm) -> None:
+def test_a_refusal_names_the_profile_and_leaves_nothing(root: Path, fake: FakeSlurm) -> None:
     fake.set(refuses="Batch job submission failed: Invalid partition name specified")
     with pytest.raises(UserError, match=r"lab\.yaml: Slurm does not accept the job: Batch job"):
         up(root)
+    assert list(root.iterdir()) == []
 
 
 def test_only_ones_own_clusters_can_be_ended_and_of_several_one_says_which(
@@ -100,3 +101,14 @@ def test_nodes_are_counted_only_where_the_head_answers(root: Path) -> None:
     assert one.alive() == 0
     (one.folder / "head.json").write_text(json.dumps({"dashboard": "http://127.0.0.1:1", "address": "x"}))
     assert one.alive() == 0
+    one.token_file.unlink()  # as its head does when it ends
+    assert one.alive() == 0
+
+
+def test_a_name_that_means_debians_loopback_is_no_address_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for named, own in (("10.0.0.7", True), ("127.0.0.1", True), ("127.0.1.1", False)):
+        monkeypatch.setattr("socket.gethostbyname", lambda _, named=named: named)
+        monkeypatch.setattr("clusters.ray_node._routed", lambda: "10.0.0.9")
+        assert ray_node._own_address() == (named if own else "10.0.0.9")
+    monkeypatch.setattr("clusters.ray_node._routed", lambda: None)  # no network
+    assert ray_node._own_address() == "127.0.1.1"
