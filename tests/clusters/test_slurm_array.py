@@ -79,10 +79,12 @@ def test_it_is_found_though_its_submitter_never_learnt_its_number(
     found = cluster.find("k2")
     assert found is not None
     assert (found.id, found.key, found.sweep) == ("100_2", "k2", "digits")
-    runs = cluster.folder.parent / f"arrays/{found.nonce}/100_2_submitted.pkl"
-    body = DelayedSubmission.load(runs).function  # without it the task would wait for a minute, and end
-    assert body.directory == cluster.folder / "k2"
     assert recorded(cluster.folder / "k2") == found
+    for task, key in enumerate(KEYS):
+        assert cluster.find(key) is not None
+        runs = cluster.folder.parent / f"arrays/{found.nonce}/100_{task}_submitted.pkl"
+        body = DelayedSubmission.load(runs).function  # without it the task would wait for a minute, and end
+        assert body.directory == cluster.folder / key
 
 
 def test_tasks_are_ended_one_by_one_and_others_arrays_not_at_all(
