@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import SGD
 
 from training import checkpoint
 from training.data import Dataset, Images, Stream, split
@@ -27,6 +26,7 @@ from training.precision import Forward
 from training.randomness import generator, seed_of
 from training.recipes import build as build_method
 from training.schedules import build as build_schedule
+from training.sgd import SGD
 from training.spec import Choice, TrialSpec
 from training.views import Moment
 
