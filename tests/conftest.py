@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-# Tests that one worker runs, as they share what takes long to start: a Slurm, a Ray.
+# Tests that one worker runs, as they share what takes long to start. Elsewhere those are the tests of one file,
 TOGETHER = {
     "tests/slurm/": "slurm",
     "tests/faults/test_rows.py": "slurm",
-    "tests/orchestrate/test_ray_job.py": "ray",
 }
+# but for files of which each test is long, and shares nothing with the others.
+APART = ("tests/orchestrate/test_driver.py", "tests/orchestrate/test_driver_kill.py")
 
 # Before PyTorch comes: threads that wait for each other cost the most.
 for library in ("OMP", "MKL", "OPENBLAS"):
@@ -67,13 +68,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Workers take tests one by one, but for those in TOGETHER. (xdist's own groups do not work with pytest 9.2.)"""
+    """Workers take files, in the order above, but for TOGETHER and APART. (xdist's own groups fail with pytest 9.2.)"""
     from xdist.scheduler import LoadScopeScheduling
 
-    assert all((config.rootpath / place).exists() for place in TOGETHER), "a place in TOGETHER has moved"
+    places = (*TOGETHER, *APART)
+    assert all((config.rootpath / place).exists() for place in places), (
+        "a place in TOGETHER or APART has moved"
+    )
+    config.option.loadscopereorder = False
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return next((name for place, name in TOGETHER.items() if nodeid.startswith(place)), nodeid)
+            file = nodeid.partition("::")[0]
+            group = next((name for place, name in TOGETHER.items() if file.startswith(place)), file)
+            return nodeid if file in APART else group
 
     return Scheduling(config, log)
