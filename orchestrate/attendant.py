@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from orchestrate.runs import Runs, SweepDir
 from training.errors import UserError
 
 READY_S = 120.0  # for the tracking store to answer
-TOLD_S = 60.0  # for the relay to say that it has told what was left
+TOLD_S = 60.0  # longest silence of a relay that tells what is left
 
 
 class Attendant:
@@ -53,14 +55,20 @@ class Attendant:
             raise UserError(lines[-1])
         self.ready = True
 
-    def end(self, status: str) -> None:
-        """Have everything told that is left, and the sweep's run ended with ``status``."""
+    def end(self, status: str, most_s: float = math.inf) -> None:
+        """Have everything told that is left, and the sweep's run ended with ``status``.
+
+        Waits as long as the relay gets on, but not longer than ``most_s`` seconds. It then goes on alone.
+        """
         self.lost = self.ready and self._hear(0) == ""
         with contextlib.suppress(BrokenPipeError):
             self._to_relay.write(f"end {status}\n")
             self._to_relay.flush()
-        while self._hear(TOLD_S):
-            pass
+        deadline = time.monotonic() + most_s
+        while said := self._hear(min(TOLD_S, deadline - time.monotonic())):
+            print(f"tracking: {said.strip()}", flush=True)
+        if said is None:
+            print(f"tracking: not all is told yet; its relay goes on (see {self.log})", file=sys.stderr)
         for line in self._complaints():
             print(line, file=sys.stderr)
 
@@ -80,7 +88,7 @@ class Attendant:
 
     def _hear(self, seconds: float) -> str | None:
         """The next line, an empty text at the end of them, None when nothing comes for so long."""
-        ready, _, _ = select.select([self._from_relay], [], [], seconds)
+        ready, _, _ = select.select([self._from_relay], [], [], max(0, seconds))
         return self._from_relay.readline() if ready else None
 
     def _complaints(self) -> list[str]:

@@ -32,7 +32,7 @@ from clusters.process import me
 from orchestrate import ledger, reaper, remote, webhook
 from orchestrate.agenda import Agenda, Pause
 from orchestrate.ahead import Ahead, suits
-from orchestrate.attendant import Attendant
+from orchestrate.attendant import TOLD_S, Attendant
 from orchestrate.budget import Budget
 from orchestrate.interruption import Interrupted, listening
 from orchestrate.ledger import Row
@@ -253,7 +253,7 @@ class _Driver:
         if self.head:
             self.head.see_out(self.sweep.name, SEEN_OUT_S)
         if self.attendant is not None:
-            self.attendant.end(status)
+            self.attendant.end(status, TOLD_S)
         if self.head:
             self.head.save(self.sweep.name)
         self.folder.stop_file.unlink(missing_ok=True)

@@ -2,9 +2,10 @@
 
 A process of the driver's that reads what trials write and tells MLflow, so that no trial ever waits for a tracking
 server. It prints ``ready RUN_ID`` when the store can be used (else one line on stderr, and exit code 2), and then
-looks about every second. On its standard input a line ``end STATUS`` means: tell all that is left, end the parent
-run with STATUS, exit. The end of the input without it means that the driver died: what is there is told, runs whose
-job is gone are ended, and so is the relay. ``--once`` does that for a sweep whose driver and relay both died.
+looks about every second. On its standard input a line ``end STATUS`` means: tell all that is left (saying every few
+seconds how far it is), end the parent run with STATUS, exit. The end of the input without it means that the driver
+died: what is there is told, runs whose job is gone are ended, and so is the relay. ``--once`` does that for a sweep
+whose driver and relay both died.
 
 A server that is down loses nothing: the relay tries again, less and less often. What is untold at the end is said
 on stderr (exit code 1) and is still on disk for ``--once``, or the next relay of the sweep.
@@ -36,6 +37,7 @@ from orchestrate.tracking.trial_relay import TrialRelay
 from training.errors import UserError
 
 POLL_S = 1.0
+SAY_EVERY_S = 5.0  # between two words of how far it is, at the end
 LONGEST_PAUSE_S = 30.0
 PATIENCE_S = 45.0  # at the end, with a server that does not answer
 DYING_S = 20.0  # for jobs to end when their driver died or asked them to
@@ -60,8 +62,16 @@ class Relay:
             self._read(key, self.trials.get(key) or TrialRelay(self.runs.trial(key), self.sweep))
 
     def tell(self, ending: bool = False) -> None:
-        """Tell MLflow everything that it was not told. Raises Unreachable, or OSError for a full disk."""
-        for key, trial in self.trials.items():
+        """Tell MLflow everything that it was not told. Raises Unreachable, or OSError for a full disk.
+
+        Args:
+            ending: it is for the last time: say how far it is on standard output, every few seconds.
+        """
+        last = time.monotonic()
+        for number, (key, trial) in enumerate(self.trials.items()):
+            if ending and time.monotonic() - last > SAY_EVERY_S:
+                _say(f"{number} of {len(self.trials)} trials are told")
+                last = time.monotonic()
             if not trial.begun or key in self.refused:
                 continue
             try:
@@ -159,6 +169,13 @@ class Driver:
 
     def _terminated(self, _number: int, _frame: FrameType | None) -> None:
         self.order = "gone"
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the driver has gone; at its own end Python would stumble over it again
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def follow(relay: Relay, driver: Driver) -> int:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,9 @@ def swept(folder: Path, fake: FakeSlurm, trials: int, at_once: int) -> None:
     site.join()
     if process.returncode:
         sys.exit((folder / "log").read_text()[-3000:])
+    with closing(sqlite3.connect(runs.path / "mlflow.db")) as store:
+        told = store.execute("select count(*) from runs where status = 'FINISHED'").fetchone()
+    assert told == (trials + 1,), f"{told[0]} runs are in MLflow"
     asked = {name: len(fake.calls(name)) for name in ("sbatch", "squeue", "sacct", "scancel")}
     print(f"{trials} trials, {at_once} at once (most begun together: {site.most}): {seconds:.0f} s,")
     print(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -387,6 +389,28 @@ def test_after_the_end_only_a_run_with_a_live_job_is_running(
         trial.vanish()
     assert finish(relay_of(runs, sweep), "KILLED") == 0
     assert tracked.status(lives.dir.key) == "KILLED"
+
+
+def test_at_the_end_it_says_how_far_it_is_to_whoever_listens(
+    runs: Runs, sweep: SweepDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrate.relay.SAY_EVERY_S", 0.0)
+    for row in range(2):
+        WrittenTrial(runs, sweep, new_key(), row).whole()
+    relay = relay_of(runs, sweep)
+    pump(relay)
+    assert capsys.readouterr().out == ""
+    relay.tell(ending=True)
+    assert capsys.readouterr().out == "0 of 2 trials are told\n1 of 2 trials are told\n"
+
+    reader, writer = os.pipe()
+    os.close(reader)  # the driver has died
+    with os.fdopen(writer, "w") as nobody_listens:
+        monkeypatch.setattr(sys, "stdout", nobody_listens)
+        relay.tell(ending=True)
+        assert sys.stdout is not nobody_listens
+        sys.stdout.close()
+        os.dup2(2, writer)  # what it did not get rid of goes somewhere when it is closed
 
 
 def test_a_store_that_does_not_answer_loses_nothing(
