@@ -19,7 +19,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import cast, get_args
@@ -61,14 +61,17 @@ class Relay:
         for key in self.rows:
             self._read(key, self.trials.get(key) or TrialRelay(self.runs.trial(key), self.sweep))
 
-    def tell(self, ending: bool = False) -> None:
+    def tell(self, ending: bool = False, enough: Callable[[], bool] = lambda: False) -> None:
         """Tell MLflow everything that it was not told. Raises Unreachable, or OSError for a full disk.
 
         Args:
             ending: it is for the last time: say how far it is on standard output, every few seconds.
+            enough: asked before each trial; leaves the others untold.
         """
         last = time.monotonic()
         for number, (key, trial) in enumerate(self.trials.items()):
+            if enough():
+                return
             if ending and time.monotonic() - last > SAY_EVERY_S:
                 _say(f"{number} of {len(self.trials)} trials are told")
                 last = time.monotonic()
@@ -153,11 +156,20 @@ class Driver:
         """Wait for an order, at most so long."""
         end = time.monotonic() + seconds
         while not self.order and (left := end - time.monotonic()) > 0:
-            ready, _, _ = select.select([0], [], [], min(left, 1.0))
-            if ready:
-                self._hear(os.read(0, 4096))
-            elif not (self.process and self.process.alive()):  # somebody else may hold our input open
-                self.order = "gone"
+            self._look(min(left, 1.0))
+
+    def has_ordered(self) -> bool:
+        """Is there an order by now? Does not wait."""
+        if not self.order:
+            self._look(0)
+        return bool(self.order)
+
+    def _look(self, seconds: float) -> None:
+        ready, _, _ = select.select([0], [], [], seconds)
+        if ready:
+            self._hear(os.read(0, 4096))
+        elif not (self.process and self.process.alive()):  # somebody else may hold our input open
+            self.order = "gone"
 
     def _hear(self, text: bytes) -> None:
         self._text += text
@@ -188,7 +200,7 @@ def follow(relay: Relay, driver: Driver) -> int:
             if not started:
                 relay.upload_parent()
                 started = True
-            relay.tell()
+            relay.tell(enough=driver.has_ordered)
             pause = POLL_S
         except (Unreachable, Refused, OSError) as error:
             if pause == POLL_S:

@@ -400,6 +400,8 @@ def test_at_the_end_it_says_how_far_it_is_to_whoever_listens(
     relay = relay_of(runs, sweep)
     pump(relay)
     assert capsys.readouterr().out == ""
+    relay.tell(ending=True, enough=lambda: True)
+    assert capsys.readouterr().out == ""
     relay.tell(ending=True)
     assert capsys.readouterr().out == "0 of 2 trials are told\n1 of 2 trials are told\n"
 
