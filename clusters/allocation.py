@@ -35,11 +35,12 @@ _POLL_S = 1.0
 
 @dataclass(frozen=True)
 class Size:
-    """What a cluster has: nodes, and of each so many cores and GPUs."""
+    """What a cluster has: nodes, and of each so many cores and GPUs, and so much memory (None: the site's default)."""
 
     nodes: int
     cpus: int
     gpus: int
+    memory: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def script(profile: Profile, size: Size, folder: Path) -> str:
         "ntasks-per-node": "1",
         "output": str(folder / "log.txt"),
         "chdir": str(folder),
+        **({"mem": size.memory} if size.memory else {}),
         "no-requeue": None,  # who has submitted to it would not know where it is
         "open-mode": "append",
     }

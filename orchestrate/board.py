@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -152,6 +153,9 @@ class Board:
     def _queued_for(self, key: str) -> str:
         """What a trial's job waits for, in the queue's words."""
         job, why = self._queued.get(key, ("", ""))
+        if why in ("", "None"):
+            with contextlib.suppress(OSError):
+                return self.runs.trial(key).waits_file.read_text()
         return f"job {job}: {why}" if why not in ("", "None") else ""
 
     def _trial(self, key: str) -> _Trial:

@@ -19,6 +19,19 @@ from clusters.slurm import SlurmCluster
 from training.errors import UserError
 
 CHECK = "check"  # the name of the sweep that such jobs seem to be of
+_WAITS_FOR = {  # what Slurm's reason for a job that waits begins with, or has in it, and the line it is about
+    "TimeLimit": "time",
+    "GRES": "gpus",
+    "Gres": "gpus",
+    "Cpu": "cpus",
+    "CPU": "cpus",
+    "Mem": "memory",
+    "QOS": "qos",
+    "Assoc": "account",
+    "Account": "account",
+    "Constraint": "constraint",
+    "Reservation": "reservation",
+}
 ENDED_S = 20.0  # for a job to end that was asked to, and for sacct to know of it
 
 
@@ -54,7 +67,9 @@ def check(cluster: SlurmCluster, wait_s: float) -> Iterator[Finding]:
         yield Finding("submit", False, str(error))
         return
     except Unavailable as error:
-        yield Finding("submit", False, f"{error} (is this a machine that jobs are submitted from?)")
+        asked = " or ".join(map(profile.line_of, ("qos", "time", "gpus", "cpus", "memory")))
+        hint = asked if "policy" in str(error) else "is this a machine that jobs are submitted from?"
+        yield Finding("submit", False, f"{error} ({hint})")
         return
     yield Finding("submit", True, f"job {handle.id}, {time.monotonic() - began:.1f} s")
     try:
@@ -70,9 +85,10 @@ def _follow(
     line_of = cluster.profile.line_of
     began = time.monotonic()
     if not _until(lambda: bool(_found(directory)) or not cluster.state(handle).live, wait_s):
-        yield Finding(
-            "start", False, f"still {cluster.state(handle)} after {wait_s:.0f} s: {line_of('partition')}"
-        )
+        _, why = cluster.queue.waits().get(directory.name, ("", ""))
+        field = next((field for word, field in _WAITS_FOR.items() if word in why), "partition")
+        state = f"{cluster.state(handle)}{f' ({why})' if why else ''}"
+        yield Finding("start", False, f"still {state} after {wait_s:.0f} s: {line_of(field)}")
         return
     waited = time.monotonic() - began
     if not _until(lambda: bool(_found(directory)), 2):

@@ -118,8 +118,8 @@ class _Driver:
             self._wind_down("KILLED")
             print(f"{self.sweep.name}: stopped ({interrupted}); {self._again()} goes on from the checkpoints")
             return 128 + interrupted.number
-        except BaseException:
-            self._wind_down("FAILED")
+        except BaseException:  # no reason to end jobs that can do without us
+            self._wind_down("FAILED", self.elsewhere is None)
             raise
 
     def _run(self) -> int:
@@ -244,12 +244,15 @@ class _Driver:
         if self.head:
             self.head.call_off(self.sweep.name)
 
-    def _wind_down(self, status: str) -> None:
-        """See the jobs that still run to their end, and have everything told."""
-        self._call_off()
+    def _wind_down(self, status: str, call_off: bool = True) -> None:
+        """See the jobs that still run to their end, or leave those that outlive us; have everything told."""
+        if call_off:
+            self._call_off()
         reaper.end_jobs(self.token)
-        if self.elsewhere is not None:
+        if self.elsewhere is not None and call_off:
             remote.end(self.elsewhere, self.sweep.name)
+        elif self.elsewhere is not None:
+            remote.tell_what_lives(self.elsewhere, self.sweep.name, self._again())
         if self.head:
             self.head.see_out(self.sweep.name, SEEN_OUT_S)
         if self.attendant is not None:

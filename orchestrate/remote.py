@@ -70,6 +70,13 @@ def end(cluster: SlurmCluster, sweep: str, grace_s: float = GRACE_S) -> None:
         print(f"{sweep}: {error}: jobs may still run; parapet reap {sweep} ends them", file=sys.stderr)
 
 
+def tell_what_lives(cluster: SlurmCluster, sweep: str, again: str) -> None:
+    """Say how many jobs of a sweep go on without it, and which command takes them over."""
+    with contextlib.suppress(Unavailable):
+        if live := len(cluster.live(sweep)):
+            print(f"{sweep}: {live} jobs go on; {again} takes them over", file=sys.stderr)
+
+
 def leftovers(runs: Runs, sweep: str, cluster: SlurmCluster) -> list[Leftover]:
     """Live jobs of a sweep whose trial is over or unknown, or has another job. Raises Unavailable."""
     states: dict[str, set[str]] = {}

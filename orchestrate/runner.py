@@ -11,6 +11,7 @@ sweep that ends leaves its jobs to its driver, which ends them all at once, or l
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -99,7 +100,9 @@ class Runner:
         # Has a job of somebody else been seen since the last submission? How one ended before does not count.
         self.followed = False
         self.wait_until = 0.0  # before which a cluster that did not answer is not asked again
+        self.unavailable = ""
         self.old: Handle | None = None  # a job of an earlier runner whose end is to be heard of
+        self.saved = (0, 0)  # epoch and step of the furthest checkpoint
         self.begun = False
 
     def step(self) -> Report:
@@ -120,14 +123,28 @@ class Runner:
                 continue
             try:
                 end = self._look()
-            except Unavailable:
+            except Unavailable as error:
+                self._say_why(str(error))
                 self.wait_until = time.monotonic() + AGAIN_S
                 end = None
+            else:
+                self._say_why("")
             if end is not None:
                 return self._report(end.pop("state"), end, done=True)
             time.sleep(pause)
             pause = min(pause * 1.3, longest)
         return self.reports.popleft()
+
+    def _say_why(self, text: str) -> None:
+        """For the live view: what the cluster said when it did not answer, or did not take the job."""
+        if text == self.unavailable or time.monotonic() < self.wait_until:
+            return
+        with contextlib.suppress(OSError):
+            if text:
+                write_whole(self.trial.waits_file, text)
+            else:
+                self.trial.waits_file.unlink(missing_ok=True)
+            self.unavailable = text
 
     def close(self) -> None:
         """Stop the job if it is this runner's and still lives. It writes a checkpoint, from which it can go on."""
@@ -169,6 +186,8 @@ class Runner:
             match event["event"]:
                 case "started":
                     self.ending, self.followed = None, self.own is None
+                case "checkpoint" if (here := (event["epoch"], event["step"])) > self.saved:
+                    self.losses, self.saved = 0, here
                 case "epoch":
                     self.losses = 0
                     self.reports.append(self._report("running", _numbers(event, "val/clean", "val/robust")))

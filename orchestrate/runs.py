@@ -100,6 +100,11 @@ class TrialDir:
             self.path.mkdir(parents=True, exist_ok=True)
             write_whole(self.spec_file, yaml.safe_dump(spec.dump(), sort_keys=False))
 
+    @property
+    def waits_file(self) -> Path:
+        """Why the cluster does not take its job now, in the cluster's words."""
+        return self.path / "waits.txt"
+
     def spec(self) -> TrialSpec:
         """The resolved spec. Raises UserError when there is none."""
         try:

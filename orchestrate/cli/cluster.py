@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from typing import Annotated
@@ -67,6 +68,9 @@ def up(
     nodes: Annotated[int, typer.Option("--nodes", min=1, metavar="N", help="How many nodes.")] = 1,
     cpus: Annotated[int | None, typer.Option(min=1, help="Cores of each; default: the profile's.")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of each; default: the profile's.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="M", help="Memory of each, like 64G; default: the profile's.")
+    ] = None,
     wait: Annotated[
         float, typer.Option("--wait", min=1, metavar="S", help="Seconds until all nodes have to be there.")
     ] = 3600,
@@ -85,7 +89,11 @@ def up(
 
     store = locate(runs)
     read = profiles.read(profile.removeprefix("slurm:"))
-    size = allocation.Size(nodes, cpus or read.cpus, read.gpus if gpus is None else gpus)
+    if memory is not None and not re.fullmatch(r"[0-9]+[KMGT]", memory):
+        raise UserError(f"--memory: '{memory}' is none, like 64G")
+    size = allocation.Size(
+        nodes, cpus or read.cpus, read.gpus if gpus is None else gpus, memory or read.memory
+    )
     root = store.path.resolve() / "ray"
     if dry_run:
         print(allocation.script(read, size, root / "NONCE"), end="")

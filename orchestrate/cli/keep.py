@@ -24,6 +24,7 @@ def clean(
     Never what a run needs that is going on, nor a trial that a sweep mentions, nor a helper of one. Name a sweep to
     give it up, and with it the trials that only it needs.
     """
+    from orchestrate.remote import refuse_jobs
     from orchestrate.tidy import remove, waste
 
     store = locate(runs)
@@ -37,6 +38,7 @@ def clean(
     if not found:
         print(f"{store.path}: nothing to clean")
         return
+    refuse_jobs(store, [w.path.name for w in found if w.path.parent == store.path / "trials"], "clean")
     sizes = {w.path: size_of(w.path) for w in found}
     rows = [(in_bytes(sizes[w.path]), w.why, str(w.path.relative_to(store.path))) for w in found]
     table(("size", "why", "what"), rows)

@@ -1,4 +1,4 @@
-"""``batch.sh``: a plain shell script that trains and evaluates, by ``sh batch.sh`` or ``sbatch batch.sh``.
+"""``batch.sh``: a plain shell script that trains and evaluates, by ``bash batch.sh`` or ``sbatch batch.sh``.
 
 It needs the folder that it lies in and an interpreter with the packages: no driver, no Ray, no tracking server.
 """
@@ -110,7 +110,7 @@ def script(
         then: the command that is next when it has run.
     """
     head = [
-        "#!/bin/sh",
+        "#!/bin/bash",
         f"#SBATCH --job-name={name}",
         f"#SBATCH --output={shlex.quote(str(folder / 'log.txt').replace('%', '%%'))}",
         "#SBATCH --open-mode=append",
@@ -118,7 +118,7 @@ def script(
         "#",
         *(f"# {_line(text)}" for text in about),
         "#",
-        "# `sh batch.sh` and `sbatch batch.sh` do the same. What is complete is not done again, and what was",
+        "# `bash batch.sh` and `sbatch batch.sh` do the same. What is complete is not done again, and what was",
         "# interrupted goes on. When it has run:",
         f"# {_line(then)}",
         "",

@@ -18,6 +18,7 @@ from clusters.base import recorded
 from clusters.process import me
 from orchestrate import ledger, remote
 from orchestrate import runner as runners
+from orchestrate.cli import main
 from orchestrate.events import EventWriter
 from orchestrate.ledger import Row
 from orchestrate.runner import Runner, Task
@@ -125,6 +126,44 @@ def test_a_job_that_gets_on_may_be_lost_as_often_as_it_likes(
         train(trial, number, end=number == 5)
         fake.job(str(100 + number), "PREEMPTED")
     assert one.last()["state"] == "finished"
+
+
+def test_a_checkpoint_within_an_epoch_is_progress_too_and_the_same_one_again_is_not(
+    fake: FakeSlurm, trial: TrialDir, follow: Callable[..., Followed]
+) -> None:
+    one = follow(retries=0)
+    steps = [10, 20, 30, 40, 50, *[50] * 3]  # epochs that are longer than what a job is given
+    for number, step in enumerate(steps):
+        until(lambda: str(100 + number) in fake.states())  # noqa: B023
+        events = EventWriter(trial.events)
+        events.started(pid=1, host="n1", resumes_at=[0, max(0, step - 10)])
+        events.write("checkpoint", epoch=0, step=step, best=False)
+        fake.job(str(100 + number), "PREEMPTED")
+    assert one.last()["reason"].endswith("4 times in a row")
+    assert len(fake.calls("sbatch")) == len(steps)
+
+
+def test_what_slurm_says_instead_of_taking_a_job_is_there_to_be_read_until_it_takes_it(
+    fake: FakeSlurm, trial: TrialDir, follow: Callable[..., Followed]
+) -> None:
+    refusal = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+    fake.set(refuses=f"Batch job submission failed: {refusal}")
+    follow()
+    until(lambda: trial.waits_file.exists() and refusal in trial.waits_file.read_text())
+    fake.set(refuses="")
+    until(lambda: fake.states() and not trial.waits_file.exists())
+
+
+def test_a_trial_with_a_job_in_the_queue_is_not_cleaned_away(
+    fake: FakeSlurm, trial: TrialDir, runs: Runs, follow: Callable[..., Followed], capsys: Any
+) -> None:
+    trial.spec_file.write_text("{}\n")
+    follow()
+    until(lambda: "100" in fake.states() and recorded(trial.path))
+    assert main(["clean", "--yes", "--runs", str(runs.path)]) == 2  # no sweep knows the trial
+    assert "trial k1 has job 100 on Slurm" in capsys.readouterr().err
+    assert trial.path.exists()
+    fake.job("100", "CANCELLED by 0")
 
 
 @pytest.mark.parametrize("while_followed", [True, False])

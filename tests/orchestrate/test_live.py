@@ -101,6 +101,9 @@ def test_what_a_job_waits_for_is_told_and_what_to_do_when_it_is_held(
     assert live.progress(board.lines()[0]) == "held: scontrol release 12"
     del queue[keys[0]]
     assert board.lines()[0].state == "stopped"
+    trials[1].dir.waits_file.write_text("sbatch: unable to contact the controller")
+    del queue[keys[1]]
+    assert live.progress(board.lines()[1]) == "sbatch: unable to contact the controller"
 
 
 def test_a_suggestion_whose_directory_is_not_written_yet_is_shown(runs: Runs, sweep: SweepDir) -> None:
