@@ -2,8 +2,9 @@
 
 The first task is the head: it takes free ports and writes down where it is; the others join it. What they write lies in
 DIR, on the shared folder; Ray's own files go to a folder of this job on the node, below one that only its user can
-enter. When Slurm ends the job (SIGTERM: scancel, the time limit) Ray's processes are killed, and that folder and the
-password are removed: none of them has anything to lose.
+enter. When Slurm ends the job (SIGTERM: scancel, the time limit) Ray's processes are killed, which have nothing to
+lose; trials, which end with them, get the time to write a checkpoint, and a sweep's relay to tell of it. Then that
+folder and the password are removed.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from clusters.process import users_of
+from clusters.process import others, users_of
 
 HEAD = "head.json"  # {"address", "dashboard", "host"}, written by the head once it has ports
 AWAIT_HEAD_S = 300.0
+GRACE_S = 25.0  # for trials and relays; Slurm kills 30 s after it has asked (KillWait)
 _POLL_S = 0.2
 _PORTS = ("object-manager-port", "node-manager-port", "dashboard-agent-listen-port", "metrics-export-port")
 
@@ -51,6 +53,7 @@ def main() -> NoReturn:
             for user in users:
                 user.signal(signal.SIGKILL)
             time.sleep(_POLL_S)
+        _see_out(os.environ["SLURM_JOB_ID"])
         shutil.rmtree(scratch, ignore_errors=True)
         with suppress(OSError):  # another cluster's is in it
             scratch.parent.rmdir()
@@ -68,6 +71,21 @@ def _scratch() -> Path:
     scratch = around / os.environ["SLURM_JOB_ID"]
     scratch.mkdir(mode=0o700, exist_ok=True)
     return scratch
+
+
+def _see_out(job: str) -> None:
+    """Wait for the trials of this Slurm job on this node, and the processes that tell of them."""
+    end = time.monotonic() + GRACE_S
+    while any(_is_at_work(pid, job) for pid in others()) and time.monotonic() < end:
+        time.sleep(_POLL_S)
+
+
+def _is_at_work(pid: int, job: str) -> bool:
+    """Is it a trial, a relay or a reaper of this Slurm job?"""
+    with suppress(OSError):
+        if b"-m\0orchestrate." in (Path(f"/proc/{pid}/cmdline")).read_bytes():
+            return f"SLURM_JOB_ID={job}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return False
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
@@ -138,6 +156,8 @@ def _environment(folder: Path, scratch: Path) -> Mapping[str, str]:
     """Ray with a password; jobs find this Python's programs."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     password = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+    # Ray would kill trials with their actors; of themselves they end with a checkpoint.
+    password |= {"RAY_kill_child_processes_on_worker_exit": "0"}
     password |= {"PATH": path, "RAY_TMPDIR": str(scratch), "RAY_USAGE_STATS_ENABLED": "0"}
     kept = {
         name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")
