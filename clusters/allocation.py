@@ -26,6 +26,7 @@ from typing import Any
 from clusters.base import Job, Unavailable
 from clusters.profile import Profile
 from clusters.ray_node import HEAD
+from clusters.slurm import may_pass
 from clusters.slurm_queue import MARK, run_command
 from clusters.slurm_script import PASSED, asked_of_slurm, environment
 from training.errors import UserError
@@ -149,6 +150,8 @@ def _submit(profile: Profile, size: Size, folder: Path) -> Allocation:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"sbatch: {error}") from None
     if done.returncode:
+        if may_pass(done.stderr):
+            raise Unavailable(f"Slurm does not take it: {done.stderr.strip().splitlines()[-1]}")
         said = (done.stderr.strip().splitlines() or ["sbatch failed"])[-1].rpartition("error: ")[2]
         raise UserError(f"{profile.file}: Slurm does not accept the job: {said}")
     job = done.stdout.strip().partition(";")[0]

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
 
 from training.errors import UserError
 
@@ -65,6 +73,22 @@ class Requeue(_Part):
     warning: int = Field(120, ge=30, le=3600)
 
 
+class _Loader(yaml.BaseLoader):
+    """Every value as it is written (8:00:00 is no number in base 60); a field given twice is a mistake."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.MarkedYAMLError(problem=f"'{key.value}' is there twice", problem_mark=key.start_mark)
+        seen.add(key.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
 class Profile(_Part):
     """One site, as its user may use it. What is left out is left to Slurm's own defaults.
 
@@ -109,6 +133,21 @@ class Profile(_Part):
 
     _file: Path = PrivateAttr(default=Path())
 
+    @field_validator("environment")
+    @classmethod
+    def _names(cls, given: dict[str, str]) -> dict[str, str]:
+        for name in given:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"'{name}' is no variable's name")
+        return given
+
+    @field_validator("stage")
+    @classmethod
+    def _whole_path(cls, given: str | None) -> str | None:
+        if given is not None and given[0] not in "/$":
+            raise ValueError("must be a whole path on the node, like /scratch or $TMPDIR")
+        return given
+
     @property
     def file(self) -> Path:
         """Where it was read from."""
@@ -141,9 +180,7 @@ def read(name: str) -> Profile:
     file = find(name)
     text = file.read_text()
     try:
-        content = yaml.load(
-            text, yaml.BaseLoader
-        )  # every value as it is written: 8:00:00 is no number in base 60
+        content = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""
@@ -159,8 +196,8 @@ def read(name: str) -> Profile:
 
 
 def _sentence(file: Path, text: str, error: ValidationError) -> str:
-    """The first mistake."""
-    first = error.errors()[0]
+    """The first mistake; what is missing comes last."""
+    first = min(error.errors(), key=lambda mistake: mistake["type"] == "missing")
     names = [str(part) for part in first["loc"]]
     field = ".".join(name for name in names if not name.isdigit())
     match first["type"]:

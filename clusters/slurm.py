@@ -38,6 +38,9 @@ _NOT_NOW = (  # what sbatch says when it may have the job later, or has it witho
     "job submit limit",
     "job limit",
     "configuration source",
+    "configuration file",
+    "sbatch’: No such file",  # there is no Slurm here
+    "sbatch': No such file",
 )
 _FIELDS = {  # the line of a profile that sbatch complains of
     "account": "account",
@@ -233,12 +236,17 @@ class SlurmCluster:
     def _refusal(self, said: str) -> Exception:
         """What sbatch's words come to: not now, or never, and then by which line of the profile."""
         assert self.profile is not None
-        if any(sign.lower() in said.lower() for sign in _NOT_NOW):
+        if may_pass(said):
             return Unavailable(said.splitlines()[-1])
         words = said.rpartition("error: ")[2]
         field = next((field for sign, field in _FIELDS.items() if sign in words.lower()), None)
         place = self.profile.line_of(field) if field else str(self.profile.file)
         return UserError(f"{place}: Slurm does not accept the job: {words}")
+
+
+def may_pass(said: str) -> bool:
+    """Is sbatch's refusal about something else than the job, so that it is worth trying again?"""
+    return any(sign.lower() in said.lower() for sign in _NOT_NOW)
 
 
 def _adopt(directory: Path, handle: Handle) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -64,11 +65,13 @@ def check(cluster: SlurmCluster, wait_s: float) -> Iterator[Finding]:
     try:
         handle = cluster.submit(cluster.plan(job))
     except UserError as error:
+        shutil.rmtree(directory, ignore_errors=True)
         yield Finding("submit", False, str(error))
         return
     except Unavailable as error:
         asked = " or ".join(map(profile.line_of, ("qos", "time", "gpus", "cpus", "memory")))
         hint = asked if "policy" in str(error) else "is this a machine that jobs are submitted from?"
+        shutil.rmtree(directory, ignore_errors=True)
         yield Finding("submit", False, f"{error} ({hint})")
         return
     yield Finding("submit", True, f"job {handle.id}, {time.monotonic() - began:.1f} s")

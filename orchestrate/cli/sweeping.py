@@ -253,7 +253,7 @@ def _preview(wanted: Sweep, store: Runs, trials: list[Wanted], cluster: str) -> 
         print("optuna: later configurations depend on the results of the first ones")
     print("Nothing was started.")
     left = [t for t in trials if not estimate.stories[t.key].complete(list(t.evaluations))]
-    for trial in left[:1]:
+    for trial in (left or trials)[:1]:
         print(
             f"Each trial would be a job like this one ({cluster}):\n  {_request(wanted, store, trial, cluster)}"
         )

@@ -144,26 +144,29 @@ def test_a_checkpoint_within_an_epoch_is_progress_too_and_the_same_one_again_is_
 
 
 def test_what_slurm_says_instead_of_taking_a_job_is_there_to_be_read_until_it_takes_it(
-    fake: FakeSlurm, trial: TrialDir, follow: Callable[..., Followed]
+    fake: FakeSlurm, trial: TrialDir, follow: Callable[..., Followed], tmp_path: Path
 ) -> None:
     refusal = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
     fake.set(refuses=f"Batch job submission failed: {refusal}")
-    follow()
+    one = follow(stop_file=str(tmp_path / "stop"))
     until(lambda: trial.waits_file.exists() and refusal in trial.waits_file.read_text())
     fake.set(refuses="")
     until(lambda: fake.states() and not trial.waits_file.exists())
+    (tmp_path / "stop").touch()
+    assert one.last()["state"] == "stopped"
 
 
 def test_a_trial_with_a_job_in_the_queue_is_not_cleaned_away(
     fake: FakeSlurm, trial: TrialDir, runs: Runs, follow: Callable[..., Followed], capsys: Any
 ) -> None:
     trial.spec_file.write_text("{}\n")
-    follow()
+    one = follow(stop_file=str(runs.path / "stop"))
     until(lambda: "100" in fake.states() and recorded(trial.path))
     assert main(["clean", "--yes", "--runs", str(runs.path)]) == 2  # no sweep knows the trial
     assert "trial k1 has job 100 on Slurm" in capsys.readouterr().err
     assert trial.path.exists()
-    fake.job("100", "CANCELLED by 0")
+    (runs.path / "stop").touch()
+    assert one.last()["state"] == "stopped"
 
 
 @pytest.mark.parametrize("while_followed", [True, False])
