@@ -100,7 +100,7 @@ class Runner:
         # Has a job of somebody else been seen since the last submission? How one ended before does not count.
         self.followed = False
         self.wait_until = 0.0  # before which a cluster that did not answer is not asked again
-        self.unavailable = ""
+        self.unavailable: str | None = None  # what waits.txt says; not known yet
         self.old: Handle | None = None  # a job of an earlier runner whose end is to be heard of
         self.saved = (0, 0)  # epoch and step of the furthest checkpoint
         self.begun = False

@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from written_trials import Tracked, WrittenTrial, expected_points, make_sweep
 
-from orchestrate.relay import Relay, finish
+from orchestrate.relay import Driver, Relay, finish, follow
 from orchestrate.runs import Runs, SweepDir
 from orchestrate.tracking import cursor, trial_relay
 from orchestrate.tracking.tracker import Tracker, Unreachable
@@ -413,6 +413,25 @@ def test_at_the_end_it_says_how_far_it_is_to_whoever_listens(
         assert sys.stdout is not nobody_listens
         sys.stdout.close()
         os.dup2(2, writer)  # what it did not get rid of goes somewhere when it is closed
+
+
+class AskedAtOnce:
+    """A driver that asks for the end while its relay is busy telling."""
+
+    order = ""
+
+    def has_ordered(self) -> bool:
+        self.order = "end FINISHED"
+        return True
+
+    def wait(self, seconds: float) -> None:
+        assert self.order, "not asked while it told"
+
+
+def test_it_hears_its_driver_between_two_trials(runs: Runs, sweep: SweepDir, tracked: Tracked) -> None:
+    trial = WrittenTrial(runs, sweep, new_key()).whole()
+    assert follow(relay_of(runs, sweep), cast(Driver, AskedAtOnce())) == 0
+    assert tracked.points(trial.dir.key) == expected_points(trial.dir), "told at the end"
 
 
 def test_a_store_that_does_not_answer_loses_nothing(
