@@ -11,6 +11,7 @@ from fake import FakeSlurm
 import clusters
 from clusters import allocation, profile, ray_node
 from clusters.allocation import Allocation, Size
+from clusters.base import Unavailable
 from orchestrate.cli import main
 from training.errors import UserError
 
@@ -43,6 +44,10 @@ def test_a_dry_run_submits_nothing(root: Path, fake: FakeSlurm, capsys: pytest.C
     asked = ["cluster", "up", f"slurm:{root.parents[1]}/lab.yaml", "--nodes", "2", "--dry-run"]
     assert main([*asked, "--runs", str(root.parent)]) in (0, None)
     assert "#SBATCH --nodes=2" in capsys.readouterr().out
+    assert main([*asked, "--memory", "64G", "--runs", str(root.parent)]) in (0, None)
+    assert "#SBATCH --mem=64G" in capsys.readouterr().out
+    assert main([*asked, "--memory", "lots", "--runs", str(root.parent)]) == 2
+    assert "--memory: 'lots'" in capsys.readouterr().err
     assert not fake.calls("sbatch")
     assert not root.exists()
 
@@ -79,6 +84,13 @@ def test_a_refusal_names_the_profile_and_leaves_nothing(root: Path, fake: FakeSl
     with pytest.raises(UserError, match=r"lab\.yaml: Slurm does not accept the job: Batch job"):
         up(root)
     assert list(root.iterdir()) == []
+
+
+def test_where_there_is_no_slurm_the_profile_is_not_blamed(root: Path, fake: FakeSlurm) -> None:
+    fake.set(refuses="Batch job submission failed: Unable to contact slurm controller (connect failure)")
+    with pytest.raises(Unavailable, match="Unable to contact slurm controller"):
+        up(root)
+    assert not list(root.iterdir())
 
 
 def test_only_ones_own_clusters_can_be_ended_and_of_several_one_says_which(

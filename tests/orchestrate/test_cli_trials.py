@@ -271,6 +271,10 @@ def test_a_dry_run_knows_what_is_finished_and_how_long_the_rest_takes(capsys, ru
     assert first.split()[:4] == [trial.key, "pgd-at", "0", "finished"]
     assert second.split()[1:4] == ["pgd-at", "1", "new"]
     assert "1 finished, 1 to run, about 0." in out
+    Path("more.yaml").write_text(yaml.safe_dump(content | {"trials": [trials[0] | {"seeds": [0]}]}))
+    out = shown(capsys, "sweep", "more.yaml", "--dry-run")
+    assert "1 finished, 0 to run" in out
+    assert f"-m orchestrate.trial {trial.path}" in out, "what a trial's job would be"
 
 
 def test_fresh_sets_aside_what_is_there_and_wants_it_again(capsys, runs, trial, monkeypatch):
