@@ -155,6 +155,13 @@ def test_what_slurm_says_instead_of_taking_a_job_is_there_to_be_read_until_it_ta
     (tmp_path / "stop").touch()
     assert one.last()["state"] == "stopped"
 
+    trial.waits_file.write_text("what an earlier sweep was told")
+    (tmp_path / "stop").unlink()
+    one = follow(stop_file=str(tmp_path / "stop"))
+    until(lambda: not trial.waits_file.exists())
+    (tmp_path / "stop").touch()
+    assert one.last()["state"] == "stopped"
+
 
 def test_a_trial_with_a_job_in_the_queue_is_not_cleaned_away(
     fake: FakeSlurm, trial: TrialDir, runs: Runs, follow: Callable[..., Followed], capsys: Any
