@@ -46,12 +46,9 @@ def sweeps_of(copy: Runs, runs: Runs) -> list[SweepDir]:
         raise UserError(
             f"{copy.path}: holds no sweep (sync takes a copy of a whole RUNS folder, with sweeps/ and trials/)"
         )
-    for file in (file for part in ("sweeps", "trials", "imports") for file in (copy.path / part).rglob("*")):
-        if file.is_symlink():
-            raise UserError(f"{file}: is a link; copy what it points to (rsync --copy-links)")
-    for file in (copy.path / "imports").glob("*/*.py"):
-        if hashlib.sha256(file.read_bytes()).hexdigest() != file.parent.name:
-            raise UserError(f"{file}: was changed since a sweep was run with it")
+    for part in ("sweeps", "trials", "imports"):
+        refuse_links(copy.path / part)
+    check_imports(copy.imports)
     for sweep in found:
         sweep_file.load(sweep.sweep_file)
         _compare(sweep, runs.sweep(sweep.name))
@@ -63,16 +60,29 @@ def sweeps_of(copy: Runs, runs: Runs) -> list[SweepDir]:
     return found
 
 
+def refuse_links(folder: Path) -> None:
+    """Raises UserError where a link is: what it points to was not copied, and may be anything here."""
+    for file in folder.rglob("*"):
+        if file.is_symlink():
+            raise UserError(f"{file}: is a link; copy what it points to (rsync --copy-links)")
+
+
+def check_imports(folder: Path) -> None:
+    """Users' own files are what their folders' names say. Raises UserError."""
+    for file in folder.glob("*/*.py"):
+        if hashlib.sha256(file.read_bytes()).hexdigest() != file.parent.name:
+            raise UserError(f"{file}: was changed since a sweep was run with it")
+
+
 def bring(sweep: SweepDir, copy: Runs, runs: Runs) -> Iterator[Brought]:
     """Bring one sweep in, with its trials; tells of each. Raises UserError while the sweep is run here."""
     ours = runs.sweep(sweep.name)
     if Watch(ours.lock_file).held():
         raise UserError(f"{ours.path}: the sweep is being run here; its own relay tells MLflow about it")
-    for folder in sorted((copy.path / "imports").glob("*")):
-        _bring_import(folder, runs.imports / folder.name)
+    bring_imports(copy.imports, runs)
     for key in dict.fromkeys(row.key for row in ledger.read(sweep.ledger_file)):
         if copy.trial(key).spec_file.exists():
-            yield Brought(key, _bring_trial(copy.trial(key), runs.trial(key)))
+            yield Brought(key, bring_trial(copy.trial(key), runs.trial(key)))
     if not _is_behind(ours, sweep):
         return
     shutil.copytree(sweep.path, ours.path, ignore=shutil.ignore_patterns(*LEFT), dirs_exist_ok=True)
@@ -94,15 +104,17 @@ def _is_behind(ours: SweepDir, theirs: SweepDir) -> bool:
     return size <= theirs.ledger_file.stat().st_size  # what else belongs to it may have come later
 
 
-def _bring_import(theirs: Path, ours: Path) -> None:
-    """A user's own file, whose contents its folder is named after."""
-    for file in theirs.glob("*.py"):
-        if not (ours / file.name).exists():
-            ours.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, ours / file.name)
+def bring_imports(theirs: Path, runs: Runs) -> None:
+    """Users' own files, each in a folder that is named after its contents."""
+    for file in sorted(theirs.glob("*/*.py")):
+        ours = runs.imports / file.parent.name / file.name
+        if not ours.exists():
+            ours.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, ours)
 
 
-def _bring_trial(theirs: TrialDir, ours: TrialDir) -> str:
+def bring_trial(theirs: TrialDir, ours: TrialDir) -> str:
+    """Bring one trial in; what became of it, as in :class:`Brought`."""
     if not ours.spec_file.exists():
         _copy(theirs, ours)
         return "new"

@@ -1,0 +1,139 @@
+"""One trial's directory comes in alone: for the sweep here that asked for it, or as a sweep of its own."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from small_trials import PGD, planned, spec_of, start
+from written_trials import Tracked, WrittenTrial, expected_points, make_sweep
+
+from evaluation.spec import EvaluationSpec
+from orchestrate import ledger
+from orchestrate.cli import main
+from orchestrate.locks import Lock
+from orchestrate.runs import Runs, TrialDir, write_whole
+
+KEY = "1" * 16
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> TrialDir:
+    """A finished trial of another store, without that store."""
+    far = Runs(tmp_path / "far")
+    trial = WrittenTrial(far, make_sweep(far), KEY)
+    spec = trial.dir.spec()
+    digest = PGD.digest(spec.attack)
+    write_whole(trial.dir.evaluation_file(digest), yaml.safe_dump(PGD.model_dump(mode="json")))
+    trial.start()
+    trial.epoch(0)
+    trial.trained(1)
+    trial.evaluated(digest)
+    trial.end(evaluations=[digest])
+    return TrialDir(trial.dir.path.rename(tmp_path / KEY))
+
+
+@pytest.fixture
+def near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    for name in ("PARAPET_RUNS", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return Runs(tmp_path / "near")
+
+
+def sync(copy: TrialDir, near: Runs) -> int:
+    return main(["sync", str(copy.path), "--runs", str(near.path)])
+
+
+def test_it_becomes_a_sweep_of_its_own_once(copy: TrialDir, near: Runs, capfd: Said) -> None:
+    assert sync(copy, near) == 0
+    assert capfd.readouterr().out.splitlines()[-1].split() == [f"trial-{KEY[:8]}", "1", "0", "0", "0", "yes"]
+    tracked = Tracked(near)
+    before = tracked.ask("SELECT * FROM metrics ORDER BY 1, 2, 3"), tracked.run_of(KEY)
+    assert tracked.status(KEY) == "FINISHED"
+    assert tracked.points(KEY) == expected_points(copy)
+    assert {"checkpoints/best.pt", "spec.yaml"} <= tracked.artifacts(KEY).keys()
+    tags = tracked.tags(tracked.run_of(KEY))
+    assert tags["formula"].startswith("CE(clean) + 3*KL(")
+    assert tags[f"parapet.sweep.trial-{KEY[:8]}"] == "trades+awp"
+    assert tags["parapet.configuration"]
+
+    assert sync(copy, near) == 0
+    assert capfd.readouterr().out.splitlines()[-1].split() == [f"trial-{KEY[:8]}", "0", "0", "1", "0", "yes"]
+    assert (tracked.ask("SELECT * FROM metrics ORDER BY 1, 2, 3"), tracked.run_of(KEY)) == before
+    assert tracked.ask("SELECT count(*) FROM runs") == [(2,)]
+    assert [row.state for row in ledger.read(near.sweep(f"trial-{KEY[:8]}").ledger_file)] == ["finished"]
+
+
+def test_the_sweep_that_asked_for_it_hears_of_it(copy: TrialDir, near: Runs, capfd: Said) -> None:
+    (digest,) = (file.stem for file in (copy.path / "evaluations").iterdir())
+    sweep, other = make_sweep(near), make_sweep(near, "other")
+    ledger.append(sweep.ledger_file, ledger.Row(0, KEY, evaluations=[digest], label="mine"))
+    ledger.append(sweep.ledger_file, ledger.Row(1, "2" * 16, label="waits"))
+    ledger.append(other.ledger_file, ledger.Row(0, KEY, evaluations=[digest, "e2"], label="more"))
+    assert sync(copy, near) == 0
+    lines = [line.split() for line in capfd.readouterr().out.splitlines()[-2:]]
+    assert lines == [["digits", "1", "0", "0", "0", "yes"], ["other", "1", "0", "0", "0", "yes"]]
+    assert [row.state for row in ledger.read(sweep.ledger_file)] == ["finished", "open"]
+    assert [row.state for row in ledger.read(other.ledger_file)] == ["open"], "e2 is still wanted"
+    tags = Tracked(near).tags(Tracked(near).run_of(KEY))
+    assert (tags["parapet.sweep.digits"], tags["parapet.sweep.other"]) == ("mine", "more")
+
+
+def test_a_sweep_that_runs_here_is_left_to_itself(copy: TrialDir, near: Runs, capfd: Said) -> None:
+    sweep = make_sweep(near)
+    ledger.append(sweep.ledger_file, ledger.Row(0, KEY))
+    with Lock(sweep.lock_file):
+        assert sync(copy, near) == 0
+    assert "digits: is being run here; its own relay tells MLflow" in capfd.readouterr().out
+    assert [row.state for row in ledger.read(sweep.ledger_file)] == ["open"]
+    assert near.trial(KEY).events.exists()
+
+
+@pytest.mark.slow
+def test_a_real_trial_can_be_gone_on_with_like_one_of_our_own(
+    tmp_path: Path, near: Runs, capfd: Said
+) -> None:
+    last = EvaluationSpec(attacks=("pgd",), images=20, pgd_steps=2, checkpoint="last")
+    trial = planned(Runs(tmp_path / "far"), spec_of(epochs=1), PGD, last)
+    process = start(trial)
+    assert process.wait(120) == 0
+    assert sync(trial, near) == 0
+    name = f"trial-{trial.key[:8]}"
+    assert main(["sweep", name, "--resume", "--runs", str(near.path)]) == 0
+    assert "nothing to run, every trial has ended before" in capfd.readouterr().out
+    assert main(["front", name, "--runs", str(near.path)]) == 0
+    assert "pgd-at" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda copy: copy.path.rename(copy.path.with_name("mine")), "is called by its key"),
+        (lambda copy: shutil.rmtree(copy.path / "evaluations"), "evaluations: holds none"),
+        (lambda copy: change(copy, {"pgd_steps": 4}), "is not the evaluation that its name says"),
+        (lambda copy: change(copy, {"attacks": ["x"]}), ".yaml: attacks: is not what this version"),
+        (lambda copy: (copy.path / "log/x").symlink_to("/etc/passwd"), "is a link"),
+        (lambda copy: copy.spec_file.write_text("a: 1"), "is not what this version of parapet reads"),
+    ],
+)  # fmt: skip
+def test_a_copy_that_cannot_be_right_is_one_line_and_changes_nothing(
+    copy: TrialDir, near: Runs, spoil, says: str, capsys: Said
+) -> None:
+    moved = spoil(copy)
+    assert sync(TrialDir(moved) if isinstance(moved, Path) else copy, near) == 2
+    line = capsys.readouterr().err
+    assert says in line
+    assert line.count("\n") == 1
+    assert not near.path.exists()
+
+
+def change(copy: TrialDir, facts: dict[str, object]) -> None:
+    (file,) = (copy.path / "evaluations").iterdir()
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | facts))
+
+
+def test_a_trial_of_this_store_is_no_copy(copy: TrialDir, near: Runs, capfd: Said) -> None:
+    assert sync(copy, near) == 0
+    assert sync(near.trial(KEY), near) == 2
+    assert "is in this store already" in capfd.readouterr().err
