@@ -92,11 +92,16 @@ class Handle:
 
 @dataclass(frozen=True)
 class Share:
-    """What a cluster gives a job that does not say what it needs, and how many jobs of a sweep at once."""
+    """What a cluster gives a job that does not say what it needs, and how many jobs of a sweep at once.
+
+    Args:
+        python: what starts Python there, as shell text; empty where it is the submitter's own.
+    """
 
     cpus: float
     gpus: float
     parallel: int
+    python: str = ""
 
 
 class Unavailable(RuntimeError):

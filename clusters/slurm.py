@@ -81,7 +81,9 @@ class SlurmCluster:
         self.name = NAME if profile is None else f"{NAME}:{profile.file}"
         self.queue = Queue(self.folder, *((profile.poll, profile.accounting) if profile else ()))
         self.share = (
-            Share(1, 0, 1) if profile is None else Share(profile.cpus, profile.gpus, profile.parallel)
+            Share(1, 0, 1)
+            if profile is None
+            else Share(profile.cpus, profile.gpus, profile.parallel, profile.python or "")
         )
 
     def plan(self, job: Job) -> SlurmRequest:

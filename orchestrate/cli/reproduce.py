@@ -69,7 +69,12 @@ def reproduce(
         int | None, typer.Option("--threads", min=1, metavar="N", help="Default: as the run had.")
     ] = None,
     python: Annotated[
-        Path | None, typer.Option("--python", metavar="FILE", help="The interpreter. Default: this one.")
+        Path | None,
+        typer.Option(
+            "--python",
+            metavar="FILE",
+            help="The interpreter. Default: as the cluster's profile says, else this one.",
+        ),
     ] = None,
     train_helpers: Annotated[
         bool, typer.Option("--train-helpers", help="Train the networks that it begins from too.")
@@ -92,7 +97,7 @@ def reproduce(
     """
     if device is not None and device not in DEVICES:
         raise UserError(f"--device: '{device}' is none of {', '.join(DEVICES)}")
-    interpreter = str(python.expanduser().absolute()) if python else sys.executable
+    interpreter = str(python.expanduser().absolute()) if python else None
     folder = into.expanduser().absolute() if into else None
     store = locate(runs)
     if sheet is not None:
@@ -151,7 +156,7 @@ def _run(made: Reproduction, cluster: str) -> bool:
     """Run the script; False when the user interrupts it."""
     from orchestrate.reproduce import prepare, running
 
-    print(f"\nsh {made.script}", flush=True)
+    print(f"\nbash {made.script}", flush=True)
     try:
         running.run(prepare.job_of(made), cluster, made.folder / "job")
     except KeyboardInterrupt:
@@ -204,7 +209,9 @@ def _sheet(store: Runs, wish: SheetWish, folder: Path | None, cluster: str | Non
     if only_print:
         print(made.script.read_text(), end="")
         return 0
-    print(f"folder      {made.folder}\ntrials      {len(made.steps)}, one after the other: sh {made.script}")
+    print(
+        f"folder      {made.folder}\ntrials      {len(made.steps)}, one after the other: bash {made.script}"
+    )
     if made.scaled:
         print(f"scaled-down, so no reproduction: {made.scaled} rows")
     print(f"afterwards  {made.then}")

@@ -28,7 +28,7 @@ RUN = """\
 trial=
 trap '[ -z "$trial" ] || kill -TERM "$trial"' TERM INT USR2
 run() {
-    "$python" -P -m orchestrate.trial "$@" &
+    "${python[@]}" -P -m orchestrate.trial "$@" &
     trial=$!
     code=0
     wait "$trial" || code=$?
@@ -63,7 +63,7 @@ class Settings:
     """How the script runs: nothing of it is part of what is computed, but threads and device may decide last bits.
 
     Args:
-        python: the interpreter.
+        python: what starts the interpreter where the script runs, as shell text.
         device: cpu, cuda, or auto.
         installed: the source is not parapet's own: an installed parapet runs.
     """
@@ -121,20 +121,20 @@ def script(
         "# `bash batch.sh` and `sbatch batch.sh` do the same. What is complete is not done again, and what was",
         "# interrupted goes on. When it has run:",
         f"# {_line(then)}",
+        *(["", "# The site's own.", *at.setup] if at.setup else []),
         "",
         "# This folder, and a Python with the packages of environment.txt. Change the lines when they move.",
         f"here={shlex.quote(str(folder))}",
-        f"python={shlex.quote(settings.python)}",
+        f"python=({settings.python})",
     ]
-    site = ["", "# The site's own.", *at.setup] if at.setup else []
-    body = [*site, "", "set -eu", *_environment(settings), "", RUN]
+    body = ["", "set -eu", *_environment(settings), "", RUN]
     where = 'import orchestrate.trial as code; print("code      ", code.__file__)'
     body += [
         "",
         'cd "$here"',
         'echo "folder     $here"',
         'echo "host       $(hostname)"',
-        f'"$python" -P -c {shlex.quote(where)}',
+        f'"${{python[@]}}" -P -c {shlex.quote(where)}',
     ]
     for number, step in enumerate(steps, 1):
         title = _line(step.title)

@@ -46,11 +46,14 @@ class Answer:
     gpu: str
 
 
-def ask(trial: TrialDir, source: Path, settings: Settings) -> Answer:
-    """Ask the source. Raises UserError when it cannot be run here, or finds no images."""
+def ask(trial: TrialDir, source: Path, python: str, settings: Settings) -> Answer:
+    """Ask the source, by an interpreter of this machine.
+
+    Raises UserError when it cannot be run here, or finds no images.
+    """
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if settings.device == "cpu" else {}
     done = subprocess.run(
-        (settings.python, "-P", "-c", QUESTION, str(trial.path)),
+        (python, "-P", "-c", QUESTION, str(trial.path)),
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"} | hidden,
@@ -60,14 +63,14 @@ def ask(trial: TrialDir, source: Path, settings: Settings) -> Answer:
         last = done.stderr.strip().rpartition("\n")[2] or "it says nothing"
         if last.startswith("mistake: "):
             raise UserError(f"{last.removeprefix('mistake: ')} (--data-root says where the images lie)")
-        raise UserError(f"source: what was logged cannot be run by {settings.python}: {last}")
+        raise UserError(f"source: what was logged cannot be run by {python}: {last}")
     return Answer(**json.loads(said))
 
 
-def expect(answer: Answer, key: str, source: Path, settings: Settings, data: str) -> None:
+def expect(answer: Answer, key: str, source: Path, python: str, settings: Settings, data: str) -> None:
     """Raise UserError unless the answer is of the trial with this key, by the logged code, on a device that is here."""
     if not settings.installed and not Path(answer.code).resolve().is_relative_to(source.resolve()):
-        raise UserError(f"--python: {settings.python} runs {answer.code} in place of the code in {source}")
+        raise UserError(f"--python: {python} runs {answer.code} in place of the code in {source}")
     if answer.key != key:
         raise UserError(
             f"data: the images of '{data}' here are not those of the run, or its spec.yaml was changed: together"

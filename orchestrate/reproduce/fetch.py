@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SWEEP = "parapet.sweep."  # of a trial's run, before the name of a sweep that wants it
 NEAREST = 3  # ids that are shown when one is unknown
+CLOSE = 0.7  # how like an unknown id they are, at least: two random ones are at 0.3 to 0.5
 SHORTEST = 4  # characters of a beginning that may stand for an id
 
 History = Mapping[int, float]  # a metric by its step
@@ -150,9 +151,10 @@ class Store:
         ]
         if len(begun) == 1:
             return begun[0]
-        near = [run.info.run_id for run in begun] or difflib.get_close_matches(given, known, NEAREST, 0)
+        near = [run.info.run_id for run in begun] or difflib.get_close_matches(given, known, NEAREST, CLOSE)
         told = ", ".join(f"{id_} ({known[id_].info.run_name})" for id_ in near[:NEAREST])
-        hint = f"; the nearest: {told}" if told else "; it holds no trial"
+        held = f"; it holds {len(known)} trials" if known else "; it holds no trial"
+        hint = f"; the nearest: {told}" if told else held
         what = "more than one run begins with" if begun else "there is no run"
         raise UserError(f"{database.shown(database.uri(self.runs))}: {what} '{given}'{hint}")
 

@@ -52,7 +52,7 @@ class Wish:
 
     cluster: str = "local"
     data_root: Path | None = None
-    python: str = sys.executable
+    python: str | None = None
     device: str | None = None
     threads: int | None = None
     train_helpers: bool = False
@@ -150,13 +150,14 @@ class _Preparation:
 
     def run(self) -> Reproduction:
         cluster = clusters.open(self.wish.cluster, self.folder / "job")
+        self.python = self.wish.python or sys.executable
         origin = self._origin()
         found = self._source(origin)
         differences = self._environment()
         placing = Placing(self.store, self.runs, self.scratch, self.wish.data_root, self.wish.train_helpers)
         placed = placing.place(self.original)
         self.told |= placed.told
-        settings, cpus, gpus = self._settings(not found.whole)
+        settings, cpus, gpus = self._settings(not found.whole, self._interpreter(cluster))
         settings = self._check(placed, found, settings)
         write_whole(self.folder / "spec.yaml", yaml.safe_dump(placed.spec, sort_keys=False))
         made = Reproduction(
@@ -210,7 +211,7 @@ class _Preparation:
         then = ""
         for run in filter(None, (self.original.run, self.original.parent)):
             then = then or self.store.text(run, "environment.txt", self.scratch / run)
-        found = environment.differences(then, environment.lock_of(self.wish.python))
+        found = environment.differences(then, environment.lock_of(self.python))
         write_whole(self.folder / "environment.txt", then)
         write_whole(self.folder / "environment-differences.txt", "".join(f"{line}\n" for line in found))
         if found:
@@ -221,7 +222,17 @@ class _Preparation:
             self.told["environment"] = f"the same {sum('==' in line for line in then.splitlines())} packages"
         return found
 
-    def _settings(self, installed: bool) -> tuple[Settings, float, float]:
+    def _interpreter(self, cluster: Cluster) -> str:
+        """What starts Python where the script runs: --python, else what the cluster's profile says, else our own."""
+        there = cluster.share.python if cluster.share is not None else ""
+        if self.wish.python or not there:
+            return shlex.quote(self.python)
+        self.doubts.append(
+            f"environment: it was compared with that of {self.python}; on {self.wish.cluster} runs {there}"
+        )
+        return there
+
+    def _settings(self, installed: bool, python: str) -> tuple[Settings, float, float]:
         """Threads and device as they were; cores and GPUs of the job."""
         text = (
             self.store.text(self.original.parent, "sweep.yaml", self.scratch) if self.original.parent else ""
@@ -248,15 +259,15 @@ class _Preparation:
         )
         on = f"{device}, threads: {threads}{source}; the run was on {was or 'what is not known'}"
         self.told["runs on"] = on
-        return Settings(self.wish.python, device, threads, installed), cpus, gpus
+        return Settings(python, device, threads, installed), cpus, gpus
 
     def _check(self, placed: Placed, found: source.Source, settings: Settings) -> Settings:
         """Are the images, and the meaning of the spec, those of the run?"""
         name = placed.spec["data"].get("name", "")
         root = placed.spec["data"].get("root")
         try:
-            answer = checking.ask(self.runs.trial(self.original.key), found.folder, settings)
-            checking.expect(answer, self.original.key, found.folder, settings, name)
+            answer = checking.ask(self.runs.trial(self.original.key), found.folder, self.python, settings)
+            checking.expect(answer, self.original.key, found.folder, self.python, settings, name)
         except UserError as error:
             if not self.wish.lenient:
                 raise
@@ -278,7 +289,7 @@ def job_of(made: Reproduction) -> Job:
     """The job that runs the script. Its name is the folder's own, lest it be taken for a sweep's."""
     name = f"reproduce-{made.key}-{made.folder.name}"
     place = made.folder / "job" / name
-    return Job(name, place, ("sh", str(made.script)), made.cpus, made.gpus, made.log)
+    return Job(name, place, ("bash", str(made.script)), made.cpus, made.gpus, made.log)
 
 
 def _write_script(

@@ -6,6 +6,7 @@ import hashlib
 import math
 import shlex
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class SheetWish:
     seeds: int
     overrides: tuple[str, ...]
     cluster: str
-    python: str
+    python: str | None
     device: str
 
 
@@ -85,19 +86,21 @@ def _prepare(wish: SheetWish, folder: Path) -> SheetBatch:
     trials = unique(all_of(plan.sweep, planner))
     _write_trials(runs, trials, planner.imports)
     write_whole(folder / "sweep.yaml", yaml.safe_dump(plan.sweep.dump(), sort_keys=False))
-    write_whole(folder / "environment.txt", environment.lock_of(wish.python))
+    write_whole(folder / "environment.txt", environment.lock_of(wish.python or sys.executable))
     whole = _write_source(folder / "source")
     cpus, gpus = _room(wish, plan.sweep.resources, place)
     job_name = f"reproduce-{plan.sweep.name}-{folder.name}"
     job = Job(
         job_name,
         folder / "job" / job_name,
-        ("sh", str(folder / "batch.sh")),
+        ("bash", str(folder / "batch.sh")),
         cpus,
         gpus,
         folder / "log.txt",
     )
-    settings = Settings(wish.python, wish.device, max(1, int(cpus)), not whole)
+    there = place.share.python if place.share is not None and not wish.python else ""
+    python = there or shlex.quote(wish.python or sys.executable)
+    settings = Settings(python, wish.device, max(1, int(cpus)), not whole)
     steps = [
         Step(trial.key, f"{trial.label}, seed {trial.seed}", tuple(trial.evaluations)) for trial in trials
     ]

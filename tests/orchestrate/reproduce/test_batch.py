@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -50,9 +51,11 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def written(folder: Path, *keys: str, device: str = "cpu", site: Site | None = None) -> Path:
+def written(
+    folder: Path, *keys: str, device: str = "cpu", site: Site | None = None, python: str = ""
+) -> Path:
     steps = [Step(key, f"train {key}\nrm -rf nothing", ("e1", "e2")) for key in keys]
-    settings = Settings(str(folder / "python"), device, 2)
+    settings = Settings(python or shlex.quote(str(folder / "python")), device, 2)
     about = ["Two lines\nrm -rf nothing"]
     text = batch.script(folder, "name", about, steps, settings, site or Site(), "parapet reproduce")
     (folder / "batch.sh").write_text(text)
@@ -69,7 +72,7 @@ def test_trials_run_in_order_by_the_logged_code_with_the_threads_and_device_of_t
 ) -> None:
     script = written(folder, "k1", "k2", device=device)
     env = {"PATH": os.environ["PATH"], "CUDA_VISIBLE_DEVICES": "1", "OMP_NUM_THREADS": "9"}
-    done = subprocess.run(["sh", str(script)], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", str(script)], env=env, capture_output=True, text=True, check=True)
     _, first, second = notes(folder)
     gpus = "" if device == "cpu" else "1"
     place = f"{folder}/runs/trials"
@@ -80,7 +83,7 @@ def test_trials_run_in_order_by_the_logged_code_with_the_threads_and_device_of_t
 
 
 def test_a_trial_that_fails_ends_it_with_its_exit_code(folder: Path) -> None:
-    done = subprocess.run(["sh", str(written(folder, "bad", "k2"))], capture_output=True, text=True)
+    done = subprocess.run(["bash", str(written(folder, "bad", "k2"))], capture_output=True, text=True)
     assert done.returncode == 3
     assert len(notes(folder)) == 2
 
@@ -89,7 +92,7 @@ def test_a_trial_that_fails_ends_it_with_its_exit_code(folder: Path) -> None:
 def test_an_end_that_is_asked_for_reaches_the_trial_and_is_waited_for(
     folder: Path, number: signal.Signals
 ) -> None:
-    process = subprocess.Popen(["sh", str(written(folder, "slow", "k2"))], stdout=subprocess.PIPE)
+    process = subprocess.Popen(["bash", str(written(folder, "slow", "k2"))], stdout=subprocess.PIPE)
     end = time.monotonic() + 20
     while not (folder / "waits").exists():
         assert time.monotonic() < end
@@ -108,9 +111,21 @@ def test_a_profile_gives_its_lines_and_the_scripts_own_come_after(folder: Path) 
     (folder / "module").chmod(0o755)
     script = written(folder, "k1", site=site)
     env = {"PATH": f"{folder}:{os.environ['PATH']}"}
-    subprocess.run(["sh", str(script)], env=env, capture_output=True, check=True)
+    subprocess.run(["bash", str(script)], env=env, capture_output=True, check=True)
     assert notes(folder)[1].endswith(f"| {folder}/source | 2 |  | here")
     lines = script.read_text().splitlines()
     sbatch = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
     commands = [n for n, line in enumerate(lines) if line and not line.startswith("#")]
     assert max(sbatch) < min(commands)  # Slurm reads no further than the first command
+
+
+def test_a_profiles_python_may_be_a_container_and_know_what_the_setup_says(folder: Path) -> None:
+    (folder / "run in").write_text('#!/bin/sh\necho "in $1" >>"$(dirname "$0")/notes"\nshift\nexec "$@"\n')
+    (folder / "run in").chmod(0o755)
+    site = Site(setup=(f"home={shlex.quote(str(folder))}", "image='an image.sif'"))
+    script = written(folder, "k1", "bad", site=site, python='"$home/run in" "$image" "$home/python"')
+    done = subprocess.run(["bash", str(script)], capture_output=True, text=True)
+    assert done.returncode == 3
+    started, asked = notes(folder)[::2], notes(folder)[1::2]
+    assert started == ["in an image.sif"] * 3
+    assert [line.split()[1] for line in asked] == ["-c", "-m", "-m"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -219,6 +220,27 @@ def test_another_environment_is_told_and_the_script_is_printed(
     assert said.out == (into / "batch.sh").read_text()
     assert "1. train a network that it begins from" in said.out
     assert not (into / "log.txt").exists()
+
+
+def test_on_a_cluster_the_python_is_the_profiles_unless_another_is_named(
+    home: Path, run: str, capsys: Said, tmp_path: Path
+) -> None:
+    profile = tmp_path / "lab.yaml"
+    profile.write_text("time: 60\npython: apptainer exec $IMAGE python\nsetup: [export IMAGE=lab.sif]\n")
+    words = [
+        *_words(home, run, "--print", "--data-root", str(home / "images")),
+        "--cluster",
+        f"slurm:{profile}",
+    ]
+    assert main([*words, "--into", str(tmp_path / "one")]) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines.index("export IMAGE=lab.sif") < lines.index("python=(apptainer exec $IMAGE python)")
+    assert f"on slurm:{profile} runs apptainer exec $IMAGE python" in said.err
+    assert main([*words, "--into", str(tmp_path / "two"), "--python", sys.executable]) == 0
+    said = capsys.readouterr()
+    assert f"python=({sys.executable})" in said.out
+    assert "apptainer" not in said.out + said.err
 
 
 def test_a_network_that_it_needs_must_be_there(
