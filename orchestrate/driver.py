@@ -24,7 +24,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
@@ -79,14 +79,17 @@ def run(sweep: Sweep, runs: Runs, *, cluster: str = "local", planner: Planner | 
             remote.expect_answer(driver.elsewhere)
         with driver.alone(), listening():
             code = driver.run()
+    except Exception as error:
+        line = " ".join(str(error).split()) or type(error).__name__
+        _tell_chat(
+            told_to, webhook.document(runs, sweep.name, 2 if isinstance(error, UserError) else 1, None, line)
+        )
+        raise
     finally:
         lock.release()
     if driver.attendant is not None and driver.attendant.lost:
         driver.attendant.replace_relay()
-    if told_to is not None:
-        problem = webhook.post(told_to, webhook.document(runs, sweep.name, code, driver.report))
-        if problem:
-            print(f"warning: {problem}", file=sys.stderr)
+    _tell_chat(told_to, webhook.document(runs, sweep.name, code, driver.report))
     if code >= 128:
         _leave(code)
     return code
@@ -317,6 +320,12 @@ class _Driver:
             nonce=self.ahead.nonces.get(row.key, "") if self.ahead else "",
             url=self.runs.url,
         )
+
+
+def _tell_chat(where: str | None, told: Mapping[str, Any]) -> None:
+    problem = webhook.post(where, dict(told)) if where is not None else None
+    if problem:
+        print(f"warning: {problem}", file=sys.stderr)
 
 
 def _expected(sweep: Sweep) -> int:

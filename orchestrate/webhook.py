@@ -2,8 +2,8 @@
 
 ``{"text": ..., "content": ..., "sweep": ..., "state": "finished", "code": 0, "counts": {"finished": 12, ...},
 "front": [{"label": ..., "clean": 97.5, "robust": 71.0, "seeds": 2}, ...], "gpu_hours": 3.2}``, or ``core_hours``.
-``text`` is what Slack, Mattermost and Teams show, ``content`` what Discord does. An address may hold a password, so it
-is in no file that is tracked.
+A sweep that an error of its own ended has ``"error": ...`` too. ``text`` is what Slack, Mattermost and Teams show,
+``content`` what Discord does. An address may hold a password, so it is in no file that is tracked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "PARAPET_WEBHOOK"
 PATIENCE_S = 10.0
-STATES = {0: "finished", 1: "failed"}
+STATES = {0: "finished", 1: "failed", 2: "failed"}
 
 
 def address() -> str | None:
@@ -36,8 +36,8 @@ def address() -> str | None:
     return given or None
 
 
-def document(runs: Runs, name: str, code: int, report: Report | None) -> dict[str, Any]:
-    """What is told of a sweep that ended with an exit code."""
+def document(runs: Runs, name: str, code: int, report: Report | None, error: str = "") -> dict[str, Any]:
+    """What is told of a sweep that ended with an exit code, and perhaps with an error of its own."""
     rows = [row for row in ledger.read(runs.sweep(name).ledger_file) if row.role == "trial"]
     counts = Counter(row.state for row in rows)
     state = STATES.get(code, "stopped")
@@ -58,6 +58,7 @@ def document(runs: Runs, name: str, code: int, report: Report | None) -> dict[st
     text = f"parapet sweep {name}: {state} ({told})" + (
         f". On the front (clean/robust %): {best}" if best else ""
     )
+    text += f": {error}" if error else ""
     return {
         "text": text,
         "content": text,
@@ -67,6 +68,7 @@ def document(runs: Runs, name: str, code: int, report: Report | None) -> dict[st
         "counts": dict(counts),
         "front": front,
         **cost,
+        **({"error": error} if error else {}),
     }
 
 

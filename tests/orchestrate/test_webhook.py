@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from orchestrate import ledger, webhook
+from orchestrate import driver, ledger, webhook
 from orchestrate.accounts import Totals
 from orchestrate.ledger import Row
 from orchestrate.runs import Runs
+from orchestrate.sweep_file import build
 from training.errors import UserError
 
 
@@ -52,7 +53,26 @@ def test_counts_and_the_front_are_told_in_words_and_in_numbers(runs: Runs, chat:
     )
 
 
-@pytest.mark.parametrize(("code", "state"), [(0, "finished"), (1, "failed"), (130, "stopped")])
+def test_an_error_of_its_own_is_told(
+    runs: Runs, chat: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(webhook.VARIABLE, chat.address)
+    base = {"data": {"name": "digits"}, "model": {"name": "mlp"}, "attack": {"eps": 0.1}}
+    swept = build({"name": "s", "base": base, "trials": [{"method": {"name": "pgd-at"}}]}, "s.yaml")
+    for code, error in ((2, UserError("the store\ndoes not answer")), (1, OSError("the disk is full"))):
+        monkeypatch.setattr(driver._Driver, "run", lambda _, error=error: raise_(error))
+        with pytest.raises(type(error)):
+            driver.run(swept, runs)
+        said = chat.said[-1][2]
+        assert (said["state"], said["code"], said["error"]) == ("failed", code, " ".join(str(error).split()))
+        assert said["text"] == f"parapet sweep s: failed (2 finished, 1 failed): {said['error']}"
+
+
+def raise_(error: Exception) -> int:
+    raise error
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, "finished"), (1, "failed"), (2, "failed"), (130, "stopped")])
 def test_the_state_follows_the_exit_code(runs: Runs, code: int, state: str) -> None:
     assert webhook.document(runs, "s", code, None)["state"] == state
 
