@@ -34,7 +34,7 @@ def sweep(runs: Runs) -> SweepDir:
 def start(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
     """Starts relays, and ends those that a failed test left."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     started = []
 
     def start(*arguments: str, code: str | None = None) -> subprocess.Popen[str]:
