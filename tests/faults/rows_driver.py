@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -82,6 +83,40 @@ def proxy_killed(stage: Stage) -> None:
     assert proxies, sweep.alive()
     os.kill(proxies[0], signal.SIGKILL)
     stage.finish(sweep)
+    assert {job.id for job in stage.record().jobs} == jobs, "submitted again"
+    stage.notes.append("no job was submitted again")
+
+
+def ray_killed(stage: Stage) -> None:
+    """Ray's own processes (GCS and raylet) killed -9 under a driver that lives"""
+    stage.write(epochs=3 * 160)
+    first = stage.start()
+    jobs = {stage.job(key) for key in stage.until_all_train()}
+    rays = [pid for pid, line in first.alive().items() if "/gcs_server" in line or "/raylet/raylet" in line]
+    assert len(rays) == 2, first.alive()
+    for pid in rays:
+        os.kill(pid, signal.SIGKILL)
+    stage.bury(first)
+    assert first.process.returncode not in (0, None), "it ended as if nothing had been"
+    stage.finish(stage.start("--resume"))
+    seen = {job.id for job in stage.record().jobs}
+    stage.notes.append(
+        "no job was submitted again" if seen == jobs else "the jobs were ended, and submitted again"
+    )
+
+
+def head_rebooted(stage: Stage) -> None:
+    """the head node reboots: driver, relay, reaper, proxies and Ray end at one moment, and nobody cleans up"""
+    stage.write(epochs=2 * 160)
+    first = stage.start()
+    jobs = {stage.job(key) for key in stage.until_all_train()}
+    doomed = [pid for pid, line in first.alive().items() if "orchestrate.trial" not in line]
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that none sees another go
+        for pid in doomed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+    stage.bury(first)
+    stage.finish(stage.start("--resume"))
     assert {job.id for job in stage.record().jobs} == jobs, "submitted again"
     stage.notes.append("no job was submitted again")
 

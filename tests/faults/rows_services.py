@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from stage import Stage
+from stage import SLOW, Stage
 
 FORGETFUL = """
 said=$($REAL "$@") || exit 1
@@ -17,6 +17,7 @@ said=$($REAL "$@") || exit 1
 printf '%s\\n' "$said" | grep -vE '\\|(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|OUT_OF_MEMORY)\\|'
 exit 0
 """
+AWAY_S = 120.0
 NO_ACCOUNTING = "echo 'Slurm accounting storage is disabled' >&2\nexit 1\n"
 
 
@@ -49,8 +50,33 @@ def _whole_job_killed(stage: Stage, sacct: str) -> None:
     assert trial.attempts == 2, trial.attempts
 
 
+def commands_unreachable(stage: Stage) -> None:
+    """none of Slurm's commands answers for two minutes, while one job ends and another is killed"""
+    for command in ("sbatch", "squeue", "sacct", "scancel", "scontrol"):
+        stage.shim(
+            command,
+            '[ ! -e "$HERE/away" ] || { sleep 1; echo "Unable to contact slurm controller" >&2; exit 1; }\n'
+            + 'exec $REAL "$@"\n',
+        )
+    stage.write(
+        epochs=3 * 160, trials=[{"method": {"name": "trades", "beta": {"grid": [1, 2, 3]}}}], concurrency=2
+    )
+    sweep = stage.start()
+    one, other = stage.until_all_train()
+    victim = stage.job(one)
+    (stage.folder / "away").touch()
+    back = time.monotonic() + AWAY_S
+    stage.kill_job(victim)
+    stage.until(lambda: stage.trials()[other].finished)
+    time.sleep(max(0.0, back - time.monotonic()))
+    assert sweep.process.poll() is None, sweep.said
+    (stage.folder / "away").unlink()
+    stage.finish(sweep)
+    assert [stage.trials()[key].attempts for key in (one, other)] == [2, 1]
+
+
 def mlflow_down(stage: Stage) -> None:
-    """MLflow's server killed -9 in the middle, away for 15 s"""
+    """MLflow's server killed -9 in the middle, away for two minutes"""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -59,11 +85,12 @@ def mlflow_down(stage: Stage) -> None:
     stage.env["MLFLOW_TRACKING_URI"] = address
     server = _serve(stage, port)
     try:
-        stage.write(epochs=3 * 160)
+        stage.inside(SLOW)
+        stage.write(epochs=2 * 160)
         sweep = stage.start()
         stage.until_all_train()
         _kill(server)
-        time.sleep(15)
+        time.sleep(AWAY_S)
         server = _serve(stage, port)
         stage.finish(sweep)
         stage.record()

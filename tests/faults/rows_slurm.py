@@ -8,7 +8,8 @@ import time
 
 import record
 from real_slurm import NODES
-from stage import Stage
+from rows_services import AWAY_S
+from stage import SLOW, Stage
 
 URGENT = ("sbatch", "--parsable", "--partition=high", "--exclusive", f"--nodes={NODES}", "--wrap=sleep 1")
 
@@ -95,16 +96,17 @@ def cancelled_by_its_user(stage: Stage) -> None:
 
 
 def controller_restarted(stage: Stage) -> None:
-    """slurmctld and slurmdbd killed -9 while jobs run and wait, away for 10 s"""
+    """slurmctld and slurmdbd killed -9 while jobs run and wait, away for two minutes"""
+    stage.inside(SLOW)
     stage.write(
-        epochs=8 * 160, trials=[{"method": {"name": "trades", "beta": {"grid": [1, 2, 3]}}}], concurrency=2
+        epochs=2 * 160, trials=[{"method": {"name": "trades", "beta": {"grid": [1, 2, 3]}}}], concurrency=2
     )
     sweep = stage.start()
     stage.until_all_train()
     time.sleep(8)  # Slurm saves its state every few seconds; a start that it had not saved it forgets
     for name in ("slurmctld", "slurmdbd"):
         os.kill(stage.site.daemons[name].pid, signal.SIGKILL)
-    time.sleep(10)
+    time.sleep(AWAY_S)
     for name in ("slurmdbd", "slurmctld"):
         stage.site.restart(name)
     stage.finish(sweep)

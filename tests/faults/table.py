@@ -38,6 +38,8 @@ ROWS: tuple[Play, ...] = (
     driver.killed_after_submission,
     driver.killed_while_it_prunes,
     driver.proxy_killed,
+    driver.ray_killed,
+    driver.head_rebooted,
     driver.two_drivers,
     training.training_killed,
     training.killed_in_the_middle_of_a_checkpoint,
@@ -52,6 +54,7 @@ ROWS: tuple[Play, ...] = (
     services.sacct_slow,
     services.sacct_empty,
     services.sacct_absent,
+    services.commands_unreachable,
     services.mlflow_down,
     slurm.numbers_used_again,  # last: it wipes the controller's memory
 )
