@@ -28,7 +28,7 @@ def write_images(file: Path, changed: bool = False) -> None:
     """300 digits to train on and 60 for testing; ``changed``: one pixel is another."""
     digits = load(DataSpec(name="digits", train_size=300, test_size=60))
     arrays = {
-        f"{part}_{name}": np.array(getattr(getattr(digits, part), name))
+        f"{part}_{name}": getattr(getattr(digits, part), name).numpy().copy()
         for part in ("train", "test")
         for name in ("images", "labels")
     }
