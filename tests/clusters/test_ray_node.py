@@ -1,4 +1,4 @@
-"""One node of a Ray inside a job, with a stand-in for Ray: asked to end it waits for trials, and then leaves nothing."""
+"""One node of a Ray inside a job, with a stand-in for Ray: asked to end it waits for trials, then leaves nothing."""
 
 import os
 import signal
