@@ -139,6 +139,7 @@ class _Driver:
         self.planner.imports.keep()
         kept = self.sweep.dump() | {"import": self.planner.imports.digests}
         write_whole(self.folder.sweep_file, yaml.safe_dump(kept, sort_keys=False))
+        write_whole(self.folder.cluster_file, self.cluster)
         if self.elsewhere is not None:
             remote.reap(self.runs, self.sweep.name, self.elsewhere)
         scratch = scratch_folder()

@@ -16,8 +16,9 @@ from clusters.base import Share, State, Unavailable, recorded
 from clusters.slurm import NAME, SlurmCluster
 from clusters.slurm_queue import Listed
 from orchestrate import ledger
+from orchestrate.plan import on_a_cluster
 from orchestrate.runner import ask_to_stop
-from orchestrate.runs import Runs
+from orchestrate.runs import Runs, SweepDir
 from orchestrate.sections import Resources
 from training.errors import UserError
 
@@ -42,6 +43,13 @@ def open_cluster(name: str, runs: Runs) -> SlurmCluster | None:
     """The cluster of that name, if jobs outlive their submitters there."""
     kind, _, profile = name.partition(":")
     return clusters.open_slurm(runs.path / "trials", profile) if kind == NAME else None
+
+
+def cluster_before(sweep: SweepDir) -> str:
+    """Where a sweep ran last, for who does not say where it goes on; inside a Ray job that is the job's Ray."""
+    if on_a_cluster() or not sweep.cluster_file.exists():
+        return "local"
+    return sweep.cluster_file.read_text().strip()
 
 
 def expect_answer(cluster: SlurmCluster) -> None:

@@ -6,7 +6,7 @@
       mlflow.db, mlartifacts/               the default store (MLFLOW_TRACKING_URI wins)
       object-store                          only in a local copy of an object store: its address
       identity                              tells this folder from others on one tracking server
-      sweeps/NAME/                          sweep.yaml, ledger.jsonl, origins/, report/, relay.log
+      sweeps/NAME/                          sweep.yaml, ledger.jsonl, cluster, origins/, report/, relay.log
       imports/SHA256/NAME.py                users' own files, as they were when a sweep was run with them
       arrays/NONCE/                         what a Slurm job array of several trials needs
       trials/KEY/
@@ -138,6 +138,11 @@ class SweepDir:
     @property
     def ledger_file(self) -> Path:
         return self.path / "ledger.jsonl"
+
+    @property
+    def cluster_file(self) -> Path:
+        """The name of the cluster that it ran on last."""
+        return self.path / "cluster"
 
     @property
     def lock_file(self) -> Path:

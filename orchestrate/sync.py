@@ -23,7 +23,18 @@ from orchestrate.locks import Lock, LockHeld, Watch
 from orchestrate.runs import Runs, SweepDir, TrialDir
 from training.errors import UserError
 
-LEFT = ("job.json", "tracked.json", "stop", "slurm", "relay.log", "spent", "*.lock", "*.lock.*", ".*.tmp")
+LEFT = (
+    "job.json",
+    "tracked.json",
+    "cluster",
+    "stop",
+    "slurm",
+    "relay.log",
+    "spent",
+    "*.lock",
+    "*.lock.*",
+    ".*.tmp",
+)
 KEPT = ("tracked.json", "job.json")  # of ours, when a trial is replaced
 
 

@@ -20,7 +20,8 @@ from orchestrate.cli.keep import clean
 from orchestrate.cli.look import front, logs, ls, show, ui
 from orchestrate.cli.networks import evaluate, export
 from orchestrate.cli.reproduce import reproduce
-from orchestrate.cli.sweeping import retry, stop, sweep, train
+from orchestrate.cli.stopping import stop
+from orchestrate.cli.sweeping import retry, sweep, train
 from orchestrate.cli.sync import sync
 from orchestrate.cli.writing import init, schema
 from training.errors import UserError

@@ -95,7 +95,7 @@ def run(
     seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, metavar="N", help="Seeds 0 to N - 1.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again what is there already.")] = False,
-    cluster: ClusterOption = "local",
+    cluster: ClusterOption = None,
     concurrency: ConcurrencyOption = None,
     runs: RunsOption = None,
 ) -> int:

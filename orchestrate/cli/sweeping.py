@@ -1,9 +1,8 @@
-"""Commands that make trials run, and end: sweep, train, retry, stop."""
+"""Commands that make trials run: sweep, train, retry."""
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from orchestrate.cli.common import (
     OverridesArgument,
     RunsOption,
     SweepArgument,
-    complete_either,
     complete_method,
     find_sweep,
     table,
@@ -30,10 +28,13 @@ if TYPE_CHECKING:
     from orchestrate.runner import Task
     from orchestrate.sweep_file import Sweep
 
-STOPPING_S = 30.0  # most time to wait until what was asked to stop has stopped
-
 ClusterOption = Annotated[
-    str, typer.Option("--cluster", metavar="NAME", help="Where trials run: local, or slurm:PROFILE.")
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="NAME",
+        help="Where trials run: local, or slurm:PROFILE. Default: where the sweep ran before, else local.",
+    ),
 ]
 ConcurrencyOption = Annotated[
     int | None, typer.Option("--concurrency", min=1, metavar="N", help="So many trials at once, at most.")
@@ -62,7 +63,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was begun.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again what is there already.")] = False,
-    cluster: ClusterOption = "local",
+    cluster: ClusterOption = None,
     concurrency: ConcurrencyOption = None,
     max_gpu_hours: Annotated[
         float | None,
@@ -97,7 +98,7 @@ def train(
     ] = None,
     imports: ImportOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")] = False,
-    cluster: ClusterOption = "local",
+    cluster: ClusterOption = None,
     runs: RunsOption = None,
 ) -> int:
     """Train and evaluate one trial without a sweep file.
@@ -143,7 +144,7 @@ def _defaults(overrides: Sequence[str]) -> dict[str, Any]:
     return {section: given for section, given in TRIAL.items() if section not in own}
 
 
-def retry(name: SweepArgument, cluster: ClusterOption = "local", runs: RunsOption = None) -> int:
+def retry(name: SweepArgument, cluster: ClusterOption = None, runs: RunsOption = None) -> int:
     """Run the failed trials of a sweep again, from their last checkpoints, and whatever else it has left open."""
     from orchestrate import ledger, sweep_file
     from orchestrate.plan import Planner
@@ -163,23 +164,6 @@ def retry(name: SweepArgument, cluster: ClusterOption = "local", runs: RunsOptio
     return run_sweep(wanted, store, cluster, dry_run=False, fresh=False)
 
 
-def stop(
-    name: Annotated[
-        str, typer.Argument(metavar="KEY|SWEEP", help="A trial or a sweep.", autocompletion=complete_either)
-    ],
-    runs: RunsOption = None,
-) -> int:
-    """Stop a trial or a whole sweep. Each trial writes a checkpoint first, from which it can go on."""
-    store = locate(runs)
-    if store.url:
-        from orchestrate.storage.head import stop as stop_there
-
-        return stop_there(store, name)
-    if "/" not in name and store.sweep(name).sweep_file.exists():
-        return _stop_sweep(store, name)
-    return _stop_trials(store, [store.find(name).key])
-
-
 def _files(incomplete: str) -> list[str]:
     """YAML files that begin so."""
     return [str(file) for file in sorted(Path().glob(f"{incomplete}*.yaml"))] if incomplete else []
@@ -196,16 +180,22 @@ def _file_of(file: str, store: Runs, resume: bool) -> Path:
     return Path(file)
 
 
-def run_sweep(wanted: Sweep, store: Runs, cluster: str, *, dry_run: bool = False, fresh: bool = False) -> int:
+def run_sweep(
+    wanted: Sweep, store: Runs, cluster: str | None, *, dry_run: bool = False, fresh: bool = False
+) -> int:
     """Check everything, say what is doubtful, and go."""
     import clusters
     from orchestrate.estimate import unique
     from orchestrate.lineage import from_other_commits
     from orchestrate.plan import Planner, all_of
+    from orchestrate.remote import cluster_before
     from orchestrate.storage import refuse
 
-    refuse(store.url, cluster, fresh)
-    cluster = clusters.open(cluster, store.path / "trials").name
+    where = cluster or cluster_before(store.sweep(wanted.name))
+    refuse(store.url, where, fresh)
+    where = clusters.open(where, store.path / "trials").name
+    if cluster is None and where != "local":
+        print(f"{wanted.name}: on {where}, as before (--cluster local runs it here)", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         planner = Planner(wanted, store, Path(scratch) if dry_run else None)
         doubts = planner.warnings()
@@ -213,13 +203,13 @@ def run_sweep(wanted: Sweep, store: Runs, cluster: str, *, dry_run: bool = False
         for sentence in [*doubts, *([] if fresh else from_other_commits(store, [t.key for t in trials]))]:
             warn(sentence)
         if dry_run:
-            _preview(wanted, store, trials, cluster)
+            _preview(wanted, store, trials, where)
             return 0
     if fresh:
         _set_aside(wanted, store, trials)
     from orchestrate.driver import run
 
-    return run(wanted, store, cluster=cluster, planner=planner)
+    return run(wanted, store, cluster=where, planner=planner)
 
 
 def _preview(wanted: Sweep, store: Runs, trials: list[Wanted], cluster: str) -> None:
@@ -346,50 +336,3 @@ def _refuse_running(swept: SweepDir) -> None:
 
     if Watch(swept.lock_file).held():
         raise UserError(f"{swept.name}: is running; wait for its end, or stop it (parapet stop {swept.name})")
-
-
-def _stop_sweep(store: Runs, name: str) -> int:
-    """Ask the driver, or, where it is gone, the trials that still run."""
-    from orchestrate import ledger
-    from orchestrate.locks import Watch
-    from orchestrate.runs import write_whole
-
-    swept = store.sweep(name)
-    driver = Watch(swept.lock_file)
-    if not driver.held():
-        return _stop_trials(store, [row.key for row in ledger.read(swept.ledger_file) if row.state == "open"])
-    write_whole(swept.stop_file, '{"why": "stopped"}')
-    if not _gone([driver]):
-        print(f"{name}: is asked to stop and still about to")
-        return 1
-    print(f"{name}: stopped; parapet sweep {name} --resume goes on with it")
-    return 0
-
-
-def _stop_trials(store: Runs, keys: list[str]) -> int:
-    from orchestrate.locks import Watch
-    from orchestrate.remote import stop_trials
-    from orchestrate.runner import ask_to_stop
-
-    running = [store.trial(key) for key in dict.fromkeys(keys) if Watch(store.trial(key).lock_file).held()]
-    for trial in running:
-        ask_to_stop(trial, "cancelled")
-    elsewhere = stop_trials(store, keys)
-    if not running:
-        print(f"stopped: {', '.join(elsewhere)}" if elsewhere else "nothing of it is running")
-    elif not _gone([Watch(trial.lock_file) for trial in running]):
-        print(f"{len(running)} trials are asked to stop and still about to")
-        return 1
-    else:
-        print(f"stopped: {', '.join(trial.key for trial in running)}")
-    return 0
-
-
-def _gone(locks: list[Any]) -> bool:
-    """Wait until nobody holds any of these."""
-    deadline = time.monotonic() + STOPPING_S
-    while any(lock.held() for lock in locks):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True

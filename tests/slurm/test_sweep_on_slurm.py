@@ -79,9 +79,10 @@ def test_a_killed_driver_leaves_its_jobs_to_the_next_and_ctrl_c_ends_them(
     assert {second.story(label).stopped for label in labels} == {"signal"}
     assert {second.story(label).attempt for label in labels} == {1}  # one process each, under two drivers
 
-    started.append(Sweep(file, runs, "--resume", *where))
+    started.append(Sweep(file, runs, "--resume"))
     third = started[-1]
     assert third.wait() == 0, third.said
+    assert f"tiny: on slurm:{profile}, as before" in third.said
     assert not live(slurm)
     for trial in runs.trials():
         told = story(trial.events)
