@@ -209,8 +209,13 @@ def _sentence(file: Path, text: str, error: ValidationError) -> str:
             says = "is missing"
         case "string_pattern_mismatch":
             says = f"must be like 16G, not '{first['input']}'"
+        case "int_parsing" | "float_parsing" | "bool_parsing":
+            kind = {"i": "a whole number", "f": "a number", "b": "true or false"}[first["type"][0]]
+            says = f"must be {kind}, not '{first['input']}'"
+        case "literal_error":
+            says = f"must be {first['ctx']['expected']}, not '{first['input']}'"
         case _:
-            says = f"{first['msg'].removeprefix('Value error, ')}, not '{first['input']}'"
+            says = f"{first['msg'].removeprefix('Value error, ').removeprefix('Input ')}, not '{first['input']}'"
     return f"{_place(file, text, field)}: {says[:1].lower()}{says[1:]}"
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -50,6 +51,23 @@ def in_words(error: ErrorDetails) -> str:
         "" if error["type"] == "value_error" else f", got {given if len(given) <= 60 else f'{given[:57]}...'}"
     )
     return f"{message[0].lower()}{message[1:]}{got}"
+
+
+def refuse_truth(value: Any, hint: Any) -> None:
+    """Raise ValueError for a yes or no where a number belongs: YAML reads those, and pydantic makes them 1 and 0."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(part, bool) for part in parts):
+        kinds = set(_kinds(hint))
+        if kinds & {int, float} and not kinds & {bool, Any}:
+            raise ValueError(f"should be a number, got {value!r}")
+
+
+def _kinds(hint: Any) -> Iterator[Any]:
+    """What an annotation allows, also as one of several or in a list."""
+    yield hint
+    if get_origin(hint) in (Union, UnionType, Annotated, tuple, list):
+        for part in get_args(hint):
+            yield from _kinds(part)
 
 
 class Origin(NamedTuple):
@@ -98,9 +116,12 @@ class Entry:
             if value is inspect.Parameter.empty:
                 raise UserError(f"{where}.{name}: '{self.name}' needs this parameter")
             try:
+                refuse_truth(value, self.hints[name])
                 values[name] = TypeAdapter(self.hints[name]).validate_python(value)
             except ValidationError as error:
                 raise UserError(f"{where}.{name}: {in_words(error.errors()[0])}") from None
+            except ValueError as error:
+                raise UserError(f"{where}.{name}: {error}") from None
         return values
 
 

@@ -13,9 +13,18 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from training.errors import UserError
+from training.registry import refuse_truth
 
 ANNEALED = ("cosine", "linear", "steps")  # hyperparameters that change: see training.annealing
 IDENTITY = 1  # raise when the meaning of a spec changes, so that old results are not taken for new ones
@@ -40,6 +49,13 @@ class Part(BaseModel):
     """A section of a file: immutable, and closed to fields that nobody reads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_truths(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        refuse_truth(value, cls.model_fields[info.field_name].annotation)
+        return value
 
 
 class Choice(BaseModel):

@@ -44,8 +44,8 @@ def test_times_are_read_as_slurm_reads_them(tmp_path: Path, text: str, minutes: 
             "line 1: time: must be like 8:00:00, 1-12:00:00, or a number of minutes, not 'soon'",
         ),
         ("time: 60\nmemory: lots\n", "line 2: memory: must be like 16G, not 'lots'"),
-        ("time: 60\ncpus: 0\n", "line 2: cpus: input should be greater than or equal to 1, not '0'"),
-        ("time: 60\ncpus: many\n", "line 2: cpus: input should be a valid integer"),
+        ("time: 60\ncpus: 0\n", "line 2: cpus: should be greater than or equal to 1, not '0'"),
+        ("time: 60\ncpus: many\n", "line 2: cpus: must be a whole number, not 'many'"),
         (
             "time: 60\nrequeue:\n  alowed: true\n",
             "line 2: requeue.alowed: there is no such field (did you mean 'al",

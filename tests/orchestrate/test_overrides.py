@@ -149,6 +149,8 @@ def test_later_overrides_win():
         ("helpers.standard.train.epoch=2", "did you mean 'epochs'?"),
         ("train.lr=[", "malformed YAML"),
         ("train.epochs=two", "should be a whole number, got 'two'"),
+        ("train.epochs=yes", "should be a number, got True"),
+        ("seeds=[1,yes]", "should be a number, got [1, True]"),
         ("trials.1.train.epochs=two", "should be a whole number, got 'two'"),
         ("base.attack.steps=0", "should be greater than or equal to 1, got 0"),
         ("attack.eps=-8/255", "should be greater than 0"),
