@@ -47,14 +47,17 @@ def missing() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name, path=path_of_tools()) is None]
 
 
-def install() -> None:
-    """Install the Debian packages, where that can be done; ``missing`` says afterwards what is still not there."""
-    if not missing() or os.getuid() != 0 or shutil.which("apt-get") is None:
+def install(*more: str) -> None:
+    """Install the Debian packages, and ``more`` of them, where that can be done.
+
+    ``missing`` says afterwards what is still not there.
+    """
+    if not (missing() or more) or os.getuid() != 0 or shutil.which("apt-get") is None:
         return
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": env, "check": False}
     subprocess.run(["apt-get", "update", "-q"], **quiet)  # type: ignore[call-overload]
-    command = [*INSTALL.split(), "-o", "DPkg::Lock::Timeout=120"]
+    command = [*INSTALL.split(), *more, "-o", "DPkg::Lock::Timeout=120"]
     subprocess.run(command, **quiet)  # type: ignore[call-overload]
 
 
