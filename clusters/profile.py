@@ -215,7 +215,9 @@ def _sentence(file: Path, text: str, error: ValidationError) -> str:
         case "literal_error":
             says = f"must be {first['ctx']['expected']}, not '{first['input']}'"
         case _:
-            says = f"{first['msg'].removeprefix('Value error, ').removeprefix('Input ')}, not '{first['input']}'"
+            says = (
+                f"{first['msg'].removeprefix('Value error, ').removeprefix('Input ')}, not '{first['input']}'"
+            )
     return f"{_place(file, text, field)}: {says[:1].lower()}{says[1:]}"
 
 

@@ -10,7 +10,7 @@ thread of its own, and then only waits. So a signal is acted on at once, whateve
                                             outlive the sweep go on, and are taken over when it is resumed
 
 Exit codes: 0 all finished or were pruned, 1 some failed or are left for want of GPU-hours, 128 + N after signal N
-(``parapet stop`` counts as SIGINT).
+(``parapet stop`` counts as SIGINT). An error of the sweep's own is raised, and leaves jobs that outlive it alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import yaml
 
@@ -74,22 +74,22 @@ def run(sweep: Sweep, runs: Runs, *, cluster: str = "local", planner: Planner | 
             f" (parapet stop {sweep.name} ends it)"
         ) from None
     try:
-        driver = _Driver(sweep, runs, cluster, planner or Planner(sweep, runs))
-        if driver.elsewhere is not None:
-            remote.expect_answer(driver.elsewhere)
-        with driver.alone(), listening():
-            code = driver.run()
+        try:
+            driver = _Driver(sweep, runs, cluster, planner or Planner(sweep, runs))
+            if driver.elsewhere is not None:
+                remote.expect_answer(driver.elsewhere)
+            with driver.alone(), listening():
+                code = driver.run()
+        finally:
+            lock.release()
     except Exception as error:
-        line = " ".join(str(error).split()) or type(error).__name__
-        _tell_chat(
-            told_to, webhook.document(runs, sweep.name, 2 if isinstance(error, UserError) else 1, None, line)
-        )
+        if told_to is not None:
+            _warn(webhook.tell_error(told_to, runs, sweep.name, error))
         raise
-    finally:
-        lock.release()
     if driver.attendant is not None and driver.attendant.lost:
         driver.attendant.replace_relay()
-    _tell_chat(told_to, webhook.document(runs, sweep.name, code, driver.report))
+    if told_to is not None:
+        _warn(webhook.post(told_to, webhook.document(runs, sweep.name, code, driver.report)))
     if code >= 128:
         _leave(code)
     return code
@@ -139,7 +139,8 @@ class _Driver:
         self.planner.imports.keep()
         kept = self.sweep.dump() | {"import": self.planner.imports.digests}
         write_whole(self.folder.sweep_file, yaml.safe_dump(kept, sort_keys=False))
-        write_whole(self.folder.cluster_file, self.cluster)
+        if not on_a_cluster():  # whose Ray may be gone when the sweep goes on
+            write_whole(self.folder.cluster_file, self.cluster)
         if self.elsewhere is not None:
             remote.reap(self.runs, self.sweep.name, self.elsewhere)
         scratch = scratch_folder()
@@ -323,8 +324,7 @@ class _Driver:
         )
 
 
-def _tell_chat(where: str | None, told: Mapping[str, Any]) -> None:
-    problem = webhook.post(where, dict(told)) if where is not None else None
+def _warn(problem: str | None) -> None:
     if problem:
         print(f"warning: {problem}", file=sys.stderr)
 

@@ -111,6 +111,8 @@ class TrialDir:
             return TrialSpec.model_validate(yaml.load(self.spec_file.read_text(), _FASTEST))
         except FileNotFoundError:
             raise UserError(f"{self.spec_file}: there is no such trial") from None
+        except (yaml.YAMLError, UnicodeDecodeError):
+            raise UserError(f"{self.spec_file}: is no YAML: it was cut off, or changed") from None
         except ValidationError as error:
             field = ".".join(str(part) for part in error.errors()[0]["loc"])
             raise UserError(f"{self.spec_file}: {field}: is not what this version of parapet reads") from None

@@ -1,7 +1,8 @@
 """Brings in the directory of a single trial: one that a batch script trained at another site, say.
 
 It is told for every sweep here that asked for the trial. Where none did it becomes a sweep of its own, made from the
-trial's spec and its evaluations, so that it can be listed, compared and gone on with like any other.
+trial's spec and its evaluations, so that it can be listed and compared like any other. Networks that it began from,
+and users' own files where only the one directory was copied, do not come with it.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def is_trial(folder: Path) -> bool:
     return (folder / "spec.yaml").is_file()
 
 
-def check(trial: TrialDir, runs: Runs) -> dict[str, EvaluationSpec]:
-    """The evaluations of a copied trial, by digest, foremost first. Raises UserError where it cannot be brought in.
+def check(trial: TrialDir, runs: Runs) -> Sweep:
+    """The sweep that a copied trial would be by itself. Raises UserError where it cannot be brought in.
 
     Changes nothing.
     """
@@ -45,12 +46,18 @@ def check(trial: TrialDir, runs: Runs) -> dict[str, EvaluationSpec]:
     if (imports := imports_of(trial)) is not None:
         sync.check_imports(imports)
     spec = trial.spec()
-    found = {file.stem: _evaluation(file, spec) for file in sorted(trial.path.glob("evaluations/*.yaml"))}
+    found = [_evaluation(file, spec) for file in sorted(trial.path.glob("evaluations/*.yaml"))]
     if not found:
         raise UserError(
             f"{trial.path}: evaluations: holds none, so it is not known when the trial is finished"
         )
-    return dict(sorted(found.items(), key=lambda named: _rank(named[1])))
+    for sweep, row in _rows(runs, trial.key):
+        alike = not row.configuration or bool(spec.helpers) or row.configuration == _configuration(spec, runs)
+        if row.seed != spec.seed or not alike:
+            raise UserError(
+                f"{trial.spec_file}: is not the trial that sweep {sweep.name} has by this key: was the folder renamed?"
+            )
+    return _sweep(trial, spec, sorted(found, key=_rank))
 
 
 def imports_of(trial: TrialDir) -> Path | None:
@@ -58,17 +65,27 @@ def imports_of(trial: TrialDir) -> Path | None:
     return trial.imports if trial.path.parent.name == "trials" else None
 
 
-def homes(trial: TrialDir, evaluations: Mapping[str, EvaluationSpec], runs: Runs) -> list[SweepDir]:
-    """The sweeps here that have a trial which is here by now, its rows' states brought up to date; at least one."""
-    found = [
-        sweep for sweep in runs.sweeps() if any(r.key == trial.key for r in ledger.read(sweep.ledger_file))
-    ]
-    found = found or [_own_sweep(trial, evaluations, runs)]
+def homes(trial: TrialDir, alone: Sweep, runs: Runs) -> list[SweepDir]:
+    """The sweeps here that have a trial which is here by now, its rows' states brought up to date; at least one.
+
+    Args:
+        alone: what :func:`check` has found, for where no sweep has it.
+    """
+    if not any(True for _ in _rows(runs, trial.key)):
+        sweep, spec = runs.sweep(alone.name), trial.spec()
+        write_whole(sweep.sweep_file, yaml.safe_dump(alone.dump(), sort_keys=False))
+        ledger.append(sweep.ledger_file, _row(trial, spec, alone, runs))
+    found = {sweep.name: sweep for sweep, _ in _rows(runs, trial.key)}
     told = story(trial.events)
-    for sweep in found:
+    for sweep in found.values():
         if not Watch(sweep.lock_file).held():  # else its driver finds the trial, and notes how it ended
             _close(sweep, trial.key, told)
-    return found
+    return list(found.values())
+
+
+def _rows(runs: Runs, key: str) -> list[tuple[SweepDir, Row]]:
+    """Where sweeps of this store have the trial."""
+    return [(s, row) for s in runs.sweeps() for row in ledger.read(s.ledger_file) if row.key == key]
 
 
 def _evaluation(file: Path, spec: TrialSpec) -> EvaluationSpec:
@@ -88,43 +105,43 @@ def _rank(evaluation: EvaluationSpec) -> tuple[bool, float, str]:
     return "autoattack" not in evaluation.attacks, -images, evaluation.title
 
 
-def _own_sweep(trial: TrialDir, evaluations: Mapping[str, EvaluationSpec], runs: Runs) -> SweepDir:
-    spec = trial.spec()
+def _sweep(trial: TrialDir, spec: TrialSpec, evaluations: list[EvaluationSpec]) -> Sweep:
+    """A sweep of this trial only, with as many of its evaluations as a sweep file can say together."""
     base = {name: given for name, given in spec.dump().items() if name not in ("seed", "imports")}
-    first, *others = (evaluation.model_dump(mode="json") for evaluation in evaluations.values())
-    content = {
-        "name": f"trial-{trial.key[:8]}",
-        "seeds": [spec.seed],
-        "base": base,
-        "evaluate": first | {"also": others},
-        "import": spec.imports,
-    }
-    made = build(content, f"{trial.path}: spec.yaml")
-    sweep = runs.sweep(made.name)
-    write_whole(sweep.sweep_file, yaml.safe_dump(made.dump(), sort_keys=False))
-    ledger.append(sweep.ledger_file, _row(trial, spec, made, list(evaluations), runs))
-    return sweep
+    for place in base["helpers"].values():
+        place.pop("digest", None)  # a file is given by its path
+    content = {"name": f"trial-{trial.key[:8]}", "seeds": [spec.seed], "base": base, "import": spec.imports}
+    facts = [evaluation.model_dump(mode="json") for evaluation in evaluations]
+    for first in facts:  # what `also` leaves out is as in the first, so not every one can be that
+        also = [one for one in facts if one is not first]
+        made = build(content | {"evaluate": first | {"also": also}}, str(trial.spec_file))
+        if set(made.evaluate.specs()) == set(evaluations):
+            return made
+    return build(content | {"evaluate": facts[0]}, str(trial.spec_file))
 
 
-def _row(trial: TrialDir, spec: TrialSpec, made: Sweep, evaluations: list[str], runs: Runs) -> Row:
-    alike = {name: _configuration(place, runs) for name, place in spec.helpers.items()}
+def _row(trial: TrialDir, spec: TrialSpec, alone: Sweep, runs: Runs) -> Row:
     return Row(
         row=0,
         key=trial.key,
         config={"trial": 0},
         seed=spec.seed,
-        evaluations=evaluations,
-        label=Labels(made).of({"trial": 0}),
+        evaluations=[evaluation.digest(spec.attack) for evaluation in alone.evaluate.specs()],
+        label=Labels(alone).of({"trial": 0}),
         formula=_formula(spec),
-        configuration=configuration.digest(spec, alike),
+        configuration=_configuration(spec, runs),
     )
 
 
-def _configuration(place: Mapping[str, str], runs: Runs) -> str:
-    there = runs.trial(place["key"]) if "key" in place else None
+def _configuration(spec: TrialSpec, runs: Runs) -> str:
+    return configuration.digest(spec, {name: _of(place, runs) for name, place in spec.helpers.items()})
+
+
+def _of(helper: Mapping[str, str], runs: Runs) -> str:
+    there = runs.trial(helper["key"]) if "key" in helper else None
     if there is None or not there.spec_file.exists():
         return configuration.GIVEN
-    return configuration.of_reference(place, there.spec())
+    return configuration.of_reference(helper, there.spec())
 
 
 def _formula(spec: TrialSpec) -> str:
@@ -144,6 +161,5 @@ def _close(sweep: SweepDir, key: str, told: Story) -> None:
         if told.complete(row.evaluations) and row.state != "finished":
             ledger.close(sweep.ledger_file, row.row, "finished")
         elif row.state == "open" and told.failure is not None:
-            ledger.close(
-                sweep.ledger_file, row.row, "failed", f"{told.failure['kind']}: {told.failure['reason']}"
-            )
+            reason = f"{told.failure['kind']}: {told.failure['reason']}"
+            ledger.close(sweep.ledger_file, row.row, "failed", reason)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "PARAPET_WEBHOOK"
 PATIENCE_S = 10.0
+LONGEST = 500  # characters of an error; chats refuse long texts
 STATES = {0: "finished", 1: "failed", 2: "failed"}
 
 
@@ -70,6 +71,17 @@ def document(runs: Runs, name: str, code: int, report: Report | None, error: str
         **cost,
         **({"error": error} if error else {}),
     }
+
+
+def tell_error(where: str, runs: Runs, name: str, error: Exception) -> str | None:
+    """Post that an error of its own has ended a sweep; what went wrong with that, as :func:`post` does."""
+    line = (" ".join(str(error).split()) or type(error).__name__)[:LONGEST]
+    mistake = isinstance(error, UserError) or (isinstance(error, OSError) and error.filename is not None)
+    try:
+        told = document(runs, name, 2 if mistake else 1, None, line)
+    except (OSError, ValueError) as problem:  # the store may be what has gone wrong
+        return f"{VARIABLE}: the sweep's error was not told: {problem}"
+    return post(where, told)
 
 
 def post(where: str, told: dict[str, Any]) -> str | None:

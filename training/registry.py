@@ -55,11 +55,19 @@ def in_words(error: ErrorDetails) -> str:
 
 def refuse_truth(value: Any, hint: Any) -> None:
     """Raise ValueError for a yes or no where a number belongs: YAML reads those, and pydantic makes them 1 and 0."""
-    parts = value if isinstance(value, list | tuple) else [value]
-    if any(isinstance(part, bool) for part in parts):
+    if any(isinstance(part, bool) for part in _leaves(value)):
         kinds = set(_kinds(hint))
         if kinds & {int, float} and not kinds & {bool, Any}:
             raise ValueError(f"should be a number, got {value!r}")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """A value, or all that a list or a section of them holds (an annealed number's, say)."""
+    if isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(part)
+    else:
+        yield value
 
 
 def _kinds(hint: Any) -> Iterator[Any]:

@@ -206,6 +206,8 @@ def _sheet(store: Runs, wish: SheetWish, folder: Path | None, cluster: str | Non
     made = sheets.prepare(wish, folder or prepare.fresh(store, wish.sheet.replace("/", "-")))
     for sentence in made.left_out:
         warn(f"left out: {sentence}")
+    if made.doubt:
+        warn(made.doubt)
     if only_print:
         print(made.script.read_text(), end="")
         return 0

@@ -157,11 +157,12 @@ def retry(name: SweepArgument, cluster: ClusterOption = None, runs: RunsOption =
         print(f"{name}: no trial has failed")
         return 0
     wanted = sweep_file.load(swept.sweep_file)
+    where = _place(store, name, cluster)
     Planner(wanted, store).check()  # a mistake must come out before a row is opened again
     for row in failed:
         ledger.close(swept.ledger_file, row.row, "open")
         print(f"again: {row.key}  {row.label} (failed: {row.reason})")
-    return run_sweep(wanted, store, cluster, dry_run=False, fresh=False)
+    return run_sweep(wanted, store, where, dry_run=False, fresh=False)
 
 
 def _files(incomplete: str) -> list[str]:
@@ -184,18 +185,13 @@ def run_sweep(
     wanted: Sweep, store: Runs, cluster: str | None, *, dry_run: bool = False, fresh: bool = False
 ) -> int:
     """Check everything, say what is doubtful, and go."""
-    import clusters
     from orchestrate.estimate import unique
     from orchestrate.lineage import from_other_commits
     from orchestrate.plan import Planner, all_of
-    from orchestrate.remote import cluster_before
     from orchestrate.storage import refuse
 
-    where = cluster or cluster_before(store.sweep(wanted.name))
+    where = _place(store, wanted.name, cluster)
     refuse(store.url, where, fresh)
-    where = clusters.open(where, store.path / "trials").name
-    if cluster is None and where != "local":
-        print(f"{wanted.name}: on {where}, as before (--cluster local runs it here)", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         planner = Planner(wanted, store, Path(scratch) if dry_run else None)
         doubts = planner.warnings()
@@ -210,6 +206,25 @@ def run_sweep(
     from orchestrate.driver import run
 
     return run(wanted, store, cluster=where, planner=planner)
+
+
+def _place(store: Runs, sweep: str, cluster: str | None) -> str:
+    """The whole name of the cluster that was asked for, else of the one that the sweep ran on. Raises UserError."""
+    import clusters
+    from orchestrate.remote import cluster_before
+
+    if cluster is not None:
+        return clusters.open(cluster, store.path / "trials").name
+    before = cluster_before(store.sweep(sweep))
+    try:
+        where = clusters.open(before, store.path / "trials").name
+    except UserError as error:
+        raise UserError(
+            f"{store.sweep(sweep).cluster_file}: {error}; --cluster says where it goes on"
+        ) from None
+    if where != "local":
+        print(f"{sweep}: on {where}, as before (--cluster local runs it here)", flush=True)
+    return where
 
 
 def _preview(wanted: Sweep, store: Runs, trials: list[Wanted], cluster: str) -> None:

@@ -59,13 +59,13 @@ def _bring_trial(trial: TrialDir, store: Runs) -> int:
     """One trial, for every sweep here that has it, or for one of its own."""
     from orchestrate import sync, sync_trial
 
-    evaluations = sync_trial.check(trial, store)
+    alone = sync_trial.check(trial, store)
     if (imports := sync_trial.imports_of(trial)) is not None:
         sync.bring_imports(imports, store)
     counts: Counter[str] = Counter()
     _count(counts, str(trial.path), trial.key, sync.bring_trial(trial, store.trial(trial.key)))
     lines, code = [], 0
-    for sweep in sync_trial.homes(store.trial(trial.key), evaluations, store):
+    for sweep in sync_trial.homes(store.trial(trial.key), alone, store):
         if Watch(sweep.lock_file).held():
             print(f"{sweep.name}: is being run here; its own relay tells MLflow about the trial")
             continue

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+from clusters.base import Cluster
 from orchestrate import provenance
 from training.errors import UserError
 
@@ -31,6 +33,18 @@ def lock_of(python: str) -> str:
         last = done.stderr.strip().rpartition("\n")[2]
         raise UserError(f"--python: {python} is no interpreter that can run parapet{last and f': {last}'}")
     return done.stdout
+
+
+def interpreter(named: str | None, cluster: Cluster) -> tuple[str, str]:
+    """What starts Python where a script runs, as shell text: the one that was named, the cluster's, or our own.
+
+    And what is to be said of it, if anything.
+    """
+    there = cluster.share.python if cluster.share is not None else ""
+    own = named or sys.executable
+    if named or not there:
+        return shlex.quote(own), ""
+    return there, f"environment: what is installed was asked of {own}; on {cluster.name} runs {there}"
 
 
 def differences(then: str, now: str) -> list[str]:

@@ -157,7 +157,9 @@ class _Preparation:
         placing = Placing(self.store, self.runs, self.scratch, self.wish.data_root, self.wish.train_helpers)
         placed = placing.place(self.original)
         self.told |= placed.told
-        settings, cpus, gpus = self._settings(not found.whole, self._interpreter(cluster))
+        starts_python, doubt = environment.interpreter(self.wish.python, cluster)
+        self.doubts += [doubt] if doubt else []
+        settings, cpus, gpus = self._settings(not found.whole, starts_python)
         settings = self._check(placed, found, settings)
         write_whole(self.folder / "spec.yaml", yaml.safe_dump(placed.spec, sort_keys=False))
         made = Reproduction(
@@ -221,16 +223,6 @@ class _Preparation:
         else:
             self.told["environment"] = f"the same {sum('==' in line for line in then.splitlines())} packages"
         return found
-
-    def _interpreter(self, cluster: Cluster) -> str:
-        """What starts Python where the script runs: --python, else what the cluster's profile says, else our own."""
-        there = cluster.share.python if cluster.share is not None else ""
-        if self.wish.python or not there:
-            return shlex.quote(self.python)
-        self.doubts.append(
-            f"environment: it was compared with that of {self.python}; on {self.wish.cluster} runs {there}"
-        )
-        return there
 
     def _settings(self, installed: bool, python: str) -> tuple[Settings, float, float]:
         """Threads and device as they were; cores and GPUs of the job."""

@@ -46,7 +46,7 @@ class SheetWish:
 class SheetBatch:
     """A prepared folder: the trials that its script runs, what it leaves out, in sentences, and rows scaled down.
 
-    ``then`` is the command that tracks and shows what came out.
+    ``then`` is the command that tracks and shows what came out; ``doubt`` what a user should know of the environment.
     """
 
     folder: Path
@@ -55,6 +55,7 @@ class SheetBatch:
     scaled: int
     then: str
     job: Job
+    doubt: str
 
     @property
     def script(self) -> Path:
@@ -98,8 +99,7 @@ def _prepare(wish: SheetWish, folder: Path) -> SheetBatch:
         gpus,
         folder / "log.txt",
     )
-    there = place.share.python if place.share is not None and not wish.python else ""
-    python = there or shlex.quote(wish.python or sys.executable)
+    python, doubt = environment.interpreter(wish.python, place)
     settings = Settings(python, wish.device, max(1, int(cpus)), not whole)
     steps = [
         Step(trial.key, f"{trial.label}, seed {trial.seed}", tuple(trial.evaluations)) for trial in trials
@@ -112,7 +112,7 @@ def _prepare(wish: SheetWish, folder: Path) -> SheetBatch:
     ]
     text = batch.script(folder, job_name, about, steps, settings, batch.site(str(place.plan(job))), then)
     write_whole(folder / "batch.sh", text)
-    return SheetBatch(folder, tuple(steps), plan.left_out, len(plan.scaled), then, job)
+    return SheetBatch(folder, tuple(steps), plan.left_out, len(plan.scaled), then, job, doubt)
 
 
 def _room(wish: SheetWish, asked: Resources, place: Cluster) -> tuple[float, float]:

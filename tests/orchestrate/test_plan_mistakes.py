@@ -42,6 +42,11 @@ def test_an_unreadable_or_truncated_helper_is_refused(tmp_path):
         ),
         (method("trades", beta={"grid": [1, -1]}), [], "f.yaml: trials[0].method.beta: "),
         (method("trades", beta="x"), [], "f.yaml: trials[0].method.beta: "),
+        (
+            method("trades", beta={"cosine": [True, 2]}),
+            [],
+            "f.yaml: trials[0].method.beta: should be a number",
+        ),
         (method("trades", beta=True), [], "f.yaml: trials[0].method.beta: should be a number, got True"),
         (method("trades", **{"with": {"ema": {}}}), [], "f.yaml: trials[0].method.with: no modifier 'ema'"),
         ({"method": "trades+ema"}, [], "f.yaml: trials[0].method.with: no modifier 'ema'"),

@@ -9,7 +9,7 @@ from small_trials import PGD, planned, spec_of, start
 from written_trials import Tracked, WrittenTrial, expected_points, make_sweep
 
 from evaluation.spec import EvaluationSpec
-from orchestrate import ledger
+from orchestrate import ledger, sync_trial
 from orchestrate.cli import main
 from orchestrate.locks import Lock
 from orchestrate.runs import Runs, TrialDir, write_whole
@@ -115,6 +115,7 @@ def test_a_real_trial_can_be_gone_on_with_like_one_of_our_own(
         (lambda copy: change(copy, {"attacks": ["x"]}), ".yaml: attacks: is not what this version"),
         (lambda copy: (copy.path / "log/x").symlink_to("/etc/passwd"), "is a link"),
         (lambda copy: copy.spec_file.write_text("a: 1"), "is not what this version of parapet reads"),
+        (lambda copy: copy.spec_file.write_text("a: [1"), "is no YAML: it was cut off"),
     ],
 )  # fmt: skip
 def test_a_copy_that_cannot_be_right_is_one_line_and_changes_nothing(
@@ -126,6 +127,41 @@ def test_a_copy_that_cannot_be_right_is_one_line_and_changes_nothing(
     assert says in line
     assert line.count("\n") == 1
     assert not near.path.exists()
+
+
+def test_a_renamed_folder_is_not_taken_for_what_waits_here(copy: TrialDir, near: Runs, capsys: Said) -> None:
+    sweep = make_sweep(near)
+    ledger.append(sweep.ledger_file, ledger.Row(0, KEY, seed=copy.spec().seed + 1))
+    assert sync(copy, near) == 2
+    assert "is not the trial that sweep digits has by this key" in capsys.readouterr().err
+    assert not near.trial(KEY).path.exists()
+
+
+ALL_PGD = EvaluationSpec(attacks=("pgd",), images=None)
+SOME_AUTOATTACK = EvaluationSpec(images=1000, checkpoint="last")
+PGD_STEP = EvaluationSpec(attacks=("pgd",), pgd_step_size=0.1, images=20)
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "asked"),
+    [
+        ([PGD, SOME_AUTOATTACK], [SOME_AUTOATTACK, PGD]),
+        ([ALL_PGD, SOME_AUTOATTACK], [ALL_PGD, SOME_AUTOATTACK]),  # only so can a sweep file say it
+        ([ALL_PGD, SOME_AUTOATTACK, PGD_STEP], [ALL_PGD, SOME_AUTOATTACK, PGD_STEP]),
+    ],
+)
+def test_its_own_sweep_asks_for_the_evaluations_that_it_has(
+    tmp_path: Path, near: Runs, evaluations: list[EvaluationSpec], asked: list[EvaluationSpec]
+) -> None:
+    trial = planned(Runs(tmp_path / "far"), spec_of(), *evaluations)
+    assert list(sync_trial.check(trial, near).evaluate.specs()) == asked
+
+
+def test_networks_that_it_began_from_are_named_as_a_sweep_file_names_them(copy: TrialDir, near: Runs) -> None:
+    spec = yaml.safe_load(copy.spec_file.read_text())
+    spec["helpers"] = {"standard": {"path": "/there/x.pt", "digest": "f" * 64}}
+    copy.spec_file.write_text(yaml.safe_dump(spec))
+    assert sync_trial.check(copy, near).base["helpers"] == {"standard": {"path": "/there/x.pt"}}
 
 
 def change(copy: TrialDir, facts: dict[str, object]) -> None:

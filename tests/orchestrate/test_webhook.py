@@ -10,8 +10,9 @@ import pytest
 from orchestrate import driver, ledger, webhook
 from orchestrate.accounts import Totals
 from orchestrate.ledger import Row
+from orchestrate.locks import Lock
 from orchestrate.runs import Runs
-from orchestrate.sweep_file import build
+from orchestrate.sweep_file import Sweep, build
 from training.errors import UserError
 
 
@@ -26,6 +27,11 @@ def runs(tmp_path: Path) -> Runs:
         ledger.append(file, Row(n, f"k{n}", role=role))
         ledger.close(file, n, state)
     return runs
+
+
+def sweep() -> Sweep:
+    base = {"data": {"name": "digits"}, "model": {"name": "mlp"}, "attack": {"eps": 0.1}}
+    return build({"name": "s", "base": base, "trials": [{"method": {"name": "pgd-at"}}]}, "s.yaml")
 
 
 def report(*points: tuple[str, float, float, bool]) -> Any:
@@ -54,18 +60,32 @@ def test_counts_and_the_front_are_told_in_words_and_in_numbers(runs: Runs, chat:
 
 
 def test_an_error_of_its_own_is_told(
+    runs: Runs, chat: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(webhook.VARIABLE, chat.address)
+    errors = UserError("the store\ndoes not answer"), OSError(28, "is full", "/disk"), ValueError("x" * 9999)
+    for code, error in zip((2, 2, 1), errors, strict=True):
+        monkeypatch.setattr(driver._Driver, "run", lambda _, error=error: raise_(error))
+        with pytest.raises(type(error)):
+            driver.run(sweep(), runs)
+        said = chat.said[-1][2]
+        assert (said["state"], said["code"]) == ("failed", code)
+        assert said["error"] == " ".join(str(error).split())[:500]
+        assert said["text"] == f"parapet sweep s: failed (2 finished, 1 failed): {said['error']}"
+    runs.sweep("s").ledger_file.unlink()
+    runs.sweep("s").ledger_file.mkdir()  # cannot be read
+    with pytest.raises(ValueError, match="xxx"):
+        driver.run(sweep(), runs)
+    assert "PARAPET_WEBHOOK: the sweep's error was not told: " in capsys.readouterr().err
+
+
+def test_a_sweep_that_runs_already_has_not_ended(
     runs: Runs, chat: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(webhook.VARIABLE, chat.address)
-    base = {"data": {"name": "digits"}, "model": {"name": "mlp"}, "attack": {"eps": 0.1}}
-    swept = build({"name": "s", "base": base, "trials": [{"method": {"name": "pgd-at"}}]}, "s.yaml")
-    for code, error in ((2, UserError("the store\ndoes not answer")), (1, OSError("the disk is full"))):
-        monkeypatch.setattr(driver._Driver, "run", lambda _, error=error: raise_(error))
-        with pytest.raises(type(error)):
-            driver.run(swept, runs)
-        said = chat.said[-1][2]
-        assert (said["state"], said["code"], said["error"]) == ("failed", code, " ".join(str(error).split()))
-        assert said["text"] == f"parapet sweep s: failed (2 finished, 1 failed): {said['error']}"
+    with Lock(runs.sweep("s").lock_file), pytest.raises(UserError, match="is being run already"):
+        driver.run(sweep(), runs)
+    assert chat.said == []
 
 
 def raise_(error: Exception) -> int:

@@ -236,7 +236,7 @@ def test_on_a_cluster_the_python_is_the_profiles_unless_another_is_named(
     said = capsys.readouterr()
     lines = said.out.splitlines()
     assert lines.index("export IMAGE=lab.sif") < lines.index("python=(apptainer exec $IMAGE python)")
-    assert f"on slurm:{profile} runs apptainer exec $IMAGE python" in said.err
+    assert f"asked of {sys.executable}; on slurm:{profile} runs apptainer exec $IMAGE python" in said.err
     assert main([*words, "--into", str(tmp_path / "two"), "--python", sys.executable]) == 0
     said = capsys.readouterr()
     assert f"python=({sys.executable})" in said.out
