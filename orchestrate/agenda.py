@@ -233,6 +233,7 @@ class Agenda:
             formula=wanted.formula,
             configuration=wanted.configuration,
             images=wanted.images,
+            cost=wanted.cost,
             tags=self.sweep.tags_of(wanted.config) if role == "trial" else {},
         )
         ledger.append(self.file, row)

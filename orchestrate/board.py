@@ -23,7 +23,8 @@ TRAINING_SHARE = 0.5  # of a trial's time, until a finished one tells better
 class Line:
     """One suggestion: ``state`` is waiting, training, attacking, stopped, failing, finished, pruned or failed.
 
-    Accuracies are in [0, 1], None where there is none yet; ``share`` is how much of the trial is done, in [0, 1].
+    Accuracies are in [0, 1], None where there is none yet; ``work`` is what the trial needs beside the mean of all, by
+    what its training costs, and ``share`` how much of that is done, in [0, 1].
     """
 
     row: Row
@@ -34,6 +35,7 @@ class Line:
     attacking: Event | None
     val: tuple[float | None, float | None]  # clean, robust: of the last validation
     test: tuple[float | None, float | None]  # of the first evaluation that the sweep asks for
+    work: float
     share: float
     seconds: float
     changed: int  # when the trial last said something, in milliseconds since 1970
@@ -96,11 +98,14 @@ class Board:
         self._ledger = ledger.Reader(sweep.ledger_file)
         self._trials: dict[str, _Trial] = {}
         self._share = TRAINING_SHARE
+        self._mean_cost = 0.0
         self._queued: Mapping[str, tuple[str, str]] = {}
 
     def lines(self) -> list[Line]:
         """All suggestions so far, in the order they were made."""
         rows = self._ledger.rows()
+        costs = [row.cost for row in rows]
+        self._mean_cost = fmean(costs) if all(costs) and costs else 0.0  # 0: not all known, all are alike
         self._share = self._training_share(rows)
         self._queued = self.waits()
         return [self._line(row) for row in rows]
@@ -113,18 +118,19 @@ class Board:
     def seconds_left(self, lines: list[Line]) -> float | None:
         """An estimate from what trials took so far; None before anything can be said, 0 at the end.
 
-        What is open counts with the share of it that is to do, at the pace of finished (else: running) trials and
-        with as many at once as run now.
+        What is open counts with its work and the share of that which is to do, at the pace of finished (else: running)
+        trials and with as many at once as run now.
         """
-        todo = self.total(lines) - len(lines) + math.fsum(1 - line.share for line in lines if not line.done)
+        open_ = (line.work * (1 - line.share) for line in lines if not line.done)
+        todo = self.total(lines) - len(lines) + math.fsum(open_)
         if todo == 0:
             return 0.0
-        paces = [line.seconds for line in lines if line.row.state == "finished" and line.seconds > 0]
-        if not paces:
-            paces = [line.seconds / line.share for line in lines if line.live and line.share >= 0.05]
-        if not paces:
+        known = [line for line in lines if line.row.state == "finished" and line.seconds > 0]
+        known = known or [line for line in lines if line.live and line.share >= 0.05]
+        if not known:
             return None
-        return todo * fmean(paces) / max(1, sum(line.live for line in lines))
+        pace = math.fsum(line.seconds for line in known) / math.fsum(line.work * line.share for line in known)
+        return todo * pace / max(1, sum(line.live for line in lines))
 
     def _line(self, row: Row) -> Line:
         trial = self._trial(row.key)
@@ -142,6 +148,7 @@ class Board:
             attacking=story.evaluating if state == "attacking" else None,
             val=_accuracies(reversed(story.epochs), "val/"),
             test=_accuracies(wanted[:1], ""),
+            work=self._training(row) + 1 - self._share,
             share=self._done_share(row, story, epoch / epochs if epochs else 0.0),
             seconds=self._seconds(story, state),
             changed=story.last_t or row.t,
@@ -182,11 +189,16 @@ class Board:
     def _done_share(self, row: Row, story: Story, trained: float) -> float:
         if row.state != "open":
             return 1.0
+        training, attacking = self._training(row), 1 - self._share
         if story.trained is None:
-            return self._share * trained
+            return training * trained / (training + attacking)
         done = sum(digest in story.evaluated for digest in row.evaluations)
         part = (done + (0.5 if story.evaluating else 0.0)) / max(1, len(row.evaluations))
-        return self._share + (1 - self._share) * min(1.0, part)
+        return (training + attacking * min(1.0, part)) / (training + attacking)
+
+    def _training(self, row: Row) -> float:
+        """The work of its training, where a trial of mean cost is 1 with all that it does."""
+        return self._share * (row.cost / self._mean_cost if self._mean_cost else 1.0)
 
     def _seconds(self, story: Story, state: str) -> float:
         """How long the last attempt took, or takes so far."""
@@ -196,15 +208,20 @@ class Board:
         return (now - int(story.started["t"])) / 1000
 
     def _training_share(self, rows: list[Row]) -> float:
-        """The part of a finished trial that is training, over those that did both in one attempt."""
-        shares = []
+        """The part of a trial of mean cost that is training, by those that did both in one attempt."""
+        trained, attacked, work = 0.0, 0.0, []
         for row in rows:
-            story = self._trial(row.key).story
-            if row.state == "finished" and story.trained and story.started and story.last_t:
-                begun, whole = story.started["t"], story.last_t - story.started["t"]
-                if story.trained["t"] > begun and whole > 0:
-                    shares.append((story.trained["t"] - begun) / whole)
-        return fmean(shares) if shares else TRAINING_SHARE
+            story = self._trial(row.key).read()
+            if row.state != "finished" or not (story.trained and story.started and story.last_t):
+                continue
+            if story.trained["t"] > story.started["t"]:
+                trained += story.trained["t"] - story.started["t"]
+                attacked += story.last_t - story.trained["t"]
+                work.append(row.cost / self._mean_cost if self._mean_cost else 1.0)
+        if not work:
+            return TRAINING_SHARE
+        training, attacking = trained / math.fsum(work), attacked / len(work)
+        return training / (training + attacking)
 
 
 def _accuracies(events: Iterator[Event] | list[Event], prefix: str) -> tuple[float | None, float | None]:

@@ -4,11 +4,12 @@ Two kinds of line::
 
     {"row": 3, "t": ..., "role": "trial", "config": {"trial": 1, "method.beta": 3.0}, "seed": 0,
      "key": "...", "evaluations": ["..."], "label": "trades beta=3", "formula": "CE(clean) + 3*KL(...)",
-     "configuration": "...", "images": 1297, "tags": {}}
+     "configuration": "...", "images": 1297, "cost": 4.2, "tags": {}}
     {"row": 3, "t": ..., "state": "finished" | "pruned" | "failed", "reason": ""}
 
 ``config`` is the flat suggestion (which trial of the file, and a value for each of its dimensions); ``role`` is
-``helper`` for a network that other trials need. The last state line of a row counts; a row without one is open.
+``helper`` for a network that other trials need; ``cost`` is in network passes, in millions of images (0: not known).
+The last state line of a row counts; a row without one is open.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Row:
     formula: str = ""
     configuration: str = ""
     images: int = 0
+    cost: float = 0.0
     tags: dict[str, str] = field(default_factory=dict)
     t: int = 0
     state: str = "open"

@@ -137,6 +137,34 @@ def test_time_left_is_what_is_open_at_the_pace_of_what_finished(
     assert "1/6 done, 2 running, about 0:23 left" in summary(board, board.lines())
 
 
+def test_time_left_knows_what_trainings_cost(
+    runs: Runs, sweep: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheap, dear = (
+        WrittenTrial(runs, sweep, key * 16, row=row, cost=cost)
+        for row, (key, cost) in enumerate((("a", 1.0), ("b", 9.0)))
+    )
+    board = Board(sweep, runs, expected=2)
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    cheap.start()
+    now += 10_000_000_000
+    cheap.trained()
+    now += 20_000_000_000
+    cheap.evaluated()
+    cheap.end()
+    cheap.close("finished")
+    assert board.seconds_left(board.lines()) == pytest.approx(9 * 10 + 20)
+    dear.start()
+    dear.epoch(0)  # one of three
+    assert board.seconds_left(board.lines()) == pytest.approx(6 * 10 + 20)
+    assert board.lines()[1].share == pytest.approx(30 / 110)
+    now += 40_000_000_000
+    dear.trained()
+    assert board.seconds_left(board.lines()) == pytest.approx(20)
+    dear.vanish()
+
+
 def test_helpers_count_beside_what_was_expected(runs: Runs, sweep: SweepDir) -> None:
     WrittenTrial(runs, sweep, "a" * 16, row=0, role="helper").whole()
     WrittenTrial(runs, sweep, "b" * 16, row=1)
