@@ -123,8 +123,9 @@ class Stage:
 
     def start(self, *options: str) -> Sweep:
         """Start the sweep, or with ``--resume`` go on with it."""
-        profile = self.folder / "site.yaml"
-        profile.write_text(yaml.safe_dump(self.settings))
+        profile, text = self.folder / "site.yaml", yaml.safe_dump(self.settings)
+        if not profile.exists() or profile.read_text() != text:  # another driver may be reading it
+            profile.write_text(text)
         file = self.folder / f"{self.name}.yaml"
         where = ("--cluster", f"slurm:{profile}") if self.where is None else self.where
         sweep = Sweep(file, Runs(self.runs), *where, *options, **self.env)

@@ -68,9 +68,9 @@ def test_it_becomes_a_sweep_of_its_own_once(copy: TrialDir, near: Runs, capfd: S
 def test_the_sweep_that_asked_for_it_hears_of_it(copy: TrialDir, near: Runs, capfd: Said) -> None:
     (digest,) = (file.stem for file in (copy.path / "evaluations").iterdir())
     sweep, other = make_sweep(near), make_sweep(near, "other")
-    ledger.append(sweep.ledger_file, ledger.Row(0, KEY, evaluations=[digest], label="mine"))
+    ledger.append(sweep.ledger_file, ledger.Row(0, KEY, seed=1, evaluations=[digest], label="mine"))
     ledger.append(sweep.ledger_file, ledger.Row(1, "2" * 16, label="waits"))
-    ledger.append(other.ledger_file, ledger.Row(0, KEY, evaluations=[digest, "e2"], label="more"))
+    ledger.append(other.ledger_file, ledger.Row(0, KEY, seed=1, evaluations=[digest, "e2"], label="more"))
     assert sync(copy, near) == 0
     lines = [line.split() for line in capfd.readouterr().out.splitlines()[-2:]]
     assert lines == [["digits", "1", "0", "0", "0", "yes"], ["other", "1", "0", "0", "0", "yes"]]
@@ -82,7 +82,7 @@ def test_the_sweep_that_asked_for_it_hears_of_it(copy: TrialDir, near: Runs, cap
 
 def test_a_sweep_that_runs_here_is_left_to_itself(copy: TrialDir, near: Runs, capfd: Said) -> None:
     sweep = make_sweep(near)
-    ledger.append(sweep.ledger_file, ledger.Row(0, KEY))
+    ledger.append(sweep.ledger_file, ledger.Row(0, KEY, seed=1))
     with Lock(sweep.lock_file):
         assert sync(copy, near) == 0
     assert "digits: is being run here; its own relay tells MLflow" in capfd.readouterr().out
