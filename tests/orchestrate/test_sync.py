@@ -1,6 +1,7 @@
 """What was run elsewhere comes here once, whole, and goes on when a later copy knows more."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,10 @@ def far(tmp_path: Path) -> Runs:
 
 
 @pytest.fixture
-def near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+def near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_tables: Callable[[Path], Path]) -> Runs:
     for name in ("PARAPET_RUNS", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    return Runs(tmp_path / "near")
+    return Runs(with_tables(tmp_path / "near"))
 
 
 def sync(far: Runs, near: Runs) -> int:
@@ -109,7 +110,7 @@ def test_what_is_further_on_here_or_runs_here_or_went_another_way_stays(
     monkeypatch.setattr("subprocess.run", lambda *_, **__: type("Done", (), {"returncode": 0}))
     sweep = far.sweep("digits")
     WrittenTrial(far, sweep, THREE, row=2).whole().close("finished")
-    shutil.copytree(far.path, near.path)
+    shutil.copytree(far.path, near.path, dirs_exist_ok=True)
     for key in (ONE, TWO, THREE):
         for name in ("live.lock", "job.json"):
             (near.trial(key).path / name).unlink(missing_ok=True)

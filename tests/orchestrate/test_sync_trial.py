@@ -1,6 +1,7 @@
 """One trial's directory comes in alone: for the sweep here that asked for it, or as a sweep of its own."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,10 @@ def copy(tmp_path: Path) -> TrialDir:
 
 
 @pytest.fixture
-def near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+def near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_tables: Callable[[Path], Path]) -> Runs:
     for name in ("PARAPET_RUNS", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    return Runs(tmp_path / "near")
+    return Runs(with_tables(tmp_path / "near"))
 
 
 def sync(copy: TrialDir, near: Runs) -> int:
@@ -126,7 +127,7 @@ def test_a_copy_that_cannot_be_right_is_one_line_and_changes_nothing(
     line = capsys.readouterr().err
     assert says in line
     assert line.count("\n") == 1
-    assert not near.path.exists()
+    assert [file.name for file in near.path.iterdir()] == ["mlflow.db"]
 
 
 def test_a_renamed_folder_is_not_taken_for_what_waits_here(copy: TrialDir, near: Runs, capsys: Said) -> None:
@@ -169,7 +170,7 @@ def change(copy: TrialDir, facts: dict[str, object]) -> None:
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | facts))
 
 
-def test_a_trial_of_this_store_is_no_copy(copy: TrialDir, near: Runs, capfd: Said) -> None:
-    assert sync(copy, near) == 0
+def test_a_trial_of_this_store_is_no_copy(copy: TrialDir, near: Runs, capsys: Said) -> None:
+    shutil.copytree(copy.path, near.trial(KEY).path)
     assert sync(near.trial(KEY), near) == 2
-    assert "is in this store already" in capfd.readouterr().err
+    assert "is in this store already" in capsys.readouterr().err
