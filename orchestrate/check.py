@@ -123,7 +123,8 @@ def _why_not(cluster: SlurmCluster, handle: Handle, line_of: Callable[[str], str
     words = [line.strip() for line in text.splitlines() if line.strip()]
     if printed is not None and not printed.exists():
         return f"{cluster.folder} is not seen from the node: give a --runs that is on a shared disk"
-    return f"{words[-1] if words else 'it printed nothing'}: {line_of('setup')}, or {line_of('python')}"
+    told = [line for line in words if "execve" in line] or words[-1:] or ["it printed nothing"]
+    return f"{told[0]}: {line_of('setup')}, or {line_of('python')}"
 
 
 def _gpu(found: dict[str, Any], wanted: int, line_of: Callable[[str], str]) -> Finding:

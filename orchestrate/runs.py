@@ -115,7 +115,9 @@ class TrialDir:
             raise UserError(f"{self.spec_file}: is no YAML: it was cut off, or changed") from None
         except ValidationError as error:
             field = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise UserError(f"{self.spec_file}: {field}: is not what this version of parapet reads") from None
+            raise UserError(
+                f"{self.spec_file}: {field}: is not what this version of parapet reads, or was changed"
+            ) from None
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def sweeps_of(copy: Runs, runs: Runs) -> list[SweepDir]:
     found = [sweep for sweep in copy.sweeps() if sweep.ledger_file.exists()]
     if not found:
         raise UserError(
-            f"{copy.path}: holds no sweep (sync takes a copy of a whole RUNS folder, with sweeps/ and trials/)"
+            f"{copy.path}: holds no sweep (sync takes a copy of a RUNS folder, with sweeps/ and trials/, or of one"
+            " trial's directory, with spec.yaml)"
         )
     for part in ("sweeps", "trials", "imports"):
         refuse_links(copy.path / part)

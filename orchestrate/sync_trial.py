@@ -51,6 +51,7 @@ def check(trial: TrialDir, runs: Runs) -> Sweep:
         raise UserError(
             f"{trial.path}: evaluations: holds none, so it is not known when the trial is finished"
         )
+    _expect_whole(trial, spec, story(trial.events))
     for sweep, row in _rows(runs, trial.key):
         alike = not row.configuration or bool(spec.helpers) or row.configuration == _configuration(spec, runs)
         if row.seed != spec.seed or not alike:
@@ -86,6 +87,27 @@ def homes(trial: TrialDir, alone: Sweep, runs: Runs) -> list[SweepDir]:
 def _rows(runs: Runs, key: str) -> list[tuple[SweepDir, Row]]:
     """Where sweeps of this store have the trial."""
     return [(s, row) for s in runs.sweeps() for row in ledger.read(s.ledger_file) if row.key == key]
+
+
+def _expect_whole(trial: TrialDir, spec: TrialSpec, told: Story) -> None:
+    """What a trained trial has left is there, readable, and of this spec. Raises UserError."""
+    from evaluation import outcomes
+    from training import checkpoint
+
+    if told.trained is None and any(trial.outcomes.glob("*.parquet")):
+        raise UserError(
+            f"{trial.events}: end before the training did, and there are outcomes: were they cut off?"
+        )
+    for name in ("last.pt", "best.pt") if told.trained is not None else ():
+        file = trial.checkpoints / name
+        content = checkpoint.load(file)
+        same = TrialSpec.model_validate(content["spec"]).key("") == spec.key("")  # wherever the images were
+        if content["key"] != trial.key or not same:
+            raise UserError(f"{file}: is of another spec than {trial.spec_file} (or the folder was renamed)")
+    for digest in told.evaluated:
+        file = trial.outcome_file(digest)
+        if outcomes.read(file).facts["key"] != trial.key:
+            raise UserError(f"{file}: is another trial's")
 
 
 def _evaluation(file: Path, spec: TrialSpec) -> EvaluationSpec:

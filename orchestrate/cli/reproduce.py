@@ -120,6 +120,10 @@ def reproduce(
     tracking = Store(store)
     original = tracking.find(words[0])
     made = prepare.there(folder, original.run) if folder else None
+    if made is not None and cluster is not None and _whole_name(cluster, made) != made.cluster:
+        raise UserError(
+            f"--cluster: {folder} is prepared for {made.cluster}; another cluster needs another folder"
+        )
     if made is not None and any((data_root, device, threads, python, train_helpers)):
         raise UserError(f"--into: {folder} is prepared already; other settings need another folder")
     if made is None:
@@ -137,7 +141,7 @@ def reproduce(
     if only_print:
         print(made.script.read_text(), end="")
         return 0
-    if not _complete(made) and not _run(made, cluster or "local"):
+    if not _complete(made) and not _run(made, made.cluster):
         return INTERRUPTED
     return _judge(tracking, original, made, limits)
 
@@ -160,10 +164,17 @@ def _run(made: Reproduction, cluster: str) -> bool:
     try:
         running.run(prepare.job_of(made), cluster, made.folder / "job")
     except KeyboardInterrupt:
-        print(f"interrupted; parapet reproduce {made.run} --into {made.folder} goes on")
+        lives = "" if cluster == "local" else f" (its job on {cluster} goes on; scancel ends it)"
+        print(f"interrupted{lives}; parapet reproduce {made.run} --into {made.folder} takes it up again")
         return False
     print()
     return True
+
+
+def _whole_name(cluster: str, made: Reproduction) -> str:
+    import clusters
+
+    return clusters.open(cluster, made.folder / "job").name
 
 
 def _complete(made: Reproduction) -> bool:

@@ -9,6 +9,7 @@ import typer
 
 from orchestrate.cli.common import RunsOption, complete_either
 from orchestrate.runs import Runs, locate
+from training.errors import UserError
 
 STOPPING_S = 30.0  # most time to wait until what was asked to stop has stopped
 
@@ -27,7 +28,11 @@ def stop(
         return stop_there(store, name)
     if "/" not in name and store.sweep(name).sweep_file.exists():
         return _stop_sweep(store, name)
-    return _stop_trials(store, [store.find(name).key])
+    try:
+        trial = store.find(name)
+    except UserError as error:
+        raise UserError(f"{error}, and no sweep of that name") from None
+    return _stop_trials(store, [trial.key])
 
 
 def _stop_sweep(store: Runs, name: str) -> int:

@@ -44,6 +44,8 @@ def interpreter(named: str | None, cluster: Cluster) -> tuple[str, str]:
     own = named or sys.executable
     if named or not there:
         return shlex.quote(own), ""
+    if shlex.split(there) == [own]:
+        return there, ""
     return there, f"environment: what is installed was asked of {own}; on {cluster.name} runs {there}"
 
 

@@ -70,6 +70,7 @@ class Reproduction:
         doubts: those of them that a user should look at.
         environment: what is installed now that was not then, a line each.
         logged: the id of the run that the verdict was logged as, once it was.
+        cluster: what the script was written for, by its whole name.
     """
 
     folder: Path
@@ -82,6 +83,7 @@ class Reproduction:
     doubts: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     logged: str = ""
+    cluster: str = "local"
 
     @property
     def script(self) -> Path:
@@ -172,6 +174,7 @@ class _Preparation:
             told=self.told,
             doubts=tuple(self.doubts),
             environment=tuple(differences),
+            cluster=cluster.name,
         )
         _write_script(made, self.original, placed, settings, cluster)
         made.note()

@@ -25,9 +25,12 @@ def run(job: Job, cluster: str, folder: Path) -> None:
     place = clusters.open(cluster, folder)
     show = _shower(job.log)
     try:
-        handle = place.find(job.key) or place.submit(place.plan(job))
+        found = place.find(job.key)
+        handle = found or place.submit(place.plan(job))
     except Unavailable as error:
-        raise UserError(f"--cluster: {cluster} does not answer now: {error}") from error
+        raise UserError(f"--cluster {cluster}: {error}; try again in a moment") from error
+    if place.share is not None:
+        print(f"job {handle.id} on {cluster} {'goes on' if found else 'is submitted'}", flush=True)
     try:
         _follow(place, handle, show)
     except BaseException:

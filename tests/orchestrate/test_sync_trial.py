@@ -7,32 +7,32 @@ from pathlib import Path
 import pytest
 import yaml
 from small_trials import PGD, planned, spec_of, start
-from written_trials import Tracked, WrittenTrial, expected_points, make_sweep
+from written_trials import Tracked, expected_points, make_sweep
 
 from evaluation.spec import EvaluationSpec
 from orchestrate import ledger, sync_trial
 from orchestrate.cli import main
 from orchestrate.locks import Lock
-from orchestrate.runs import Runs, TrialDir, write_whole
+from orchestrate.runs import Runs, TrialDir
 
-KEY = "1" * 16
 Said = pytest.CaptureFixture[str]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrialDir:
+    """A real trial of another store, finished, without that store."""
+    folder = tmp_path_factory.mktemp("far")
+    trial = planned(
+        Runs(folder / "runs"), spec_of(epochs=1, method={"name": "trades", "beta": 3}, seed=1), PGD
+    )
+    process = start(trial)
+    assert process.wait(120) == 0
+    return TrialDir(trial.path.rename(folder / trial.key))
+
+
 @pytest.fixture
-def copy(tmp_path: Path) -> TrialDir:
-    """A finished trial of another store, without that store."""
-    far = Runs(tmp_path / "far")
-    trial = WrittenTrial(far, make_sweep(far), KEY)
-    spec = trial.dir.spec()
-    digest = PGD.digest(spec.attack)
-    write_whole(trial.dir.evaluation_file(digest), yaml.safe_dump(PGD.model_dump(mode="json")))
-    trial.start()
-    trial.epoch(0)
-    trial.trained(1)
-    trial.evaluated(digest)
-    trial.end(evaluations=[digest])
-    return TrialDir(trial.dir.path.rename(tmp_path / KEY))
+def copy(trained: TrialDir, tmp_path: Path) -> TrialDir:
+    return TrialDir(Path(shutil.copytree(trained.path, tmp_path / trained.key)))
 
 
 @pytest.fixture
@@ -48,63 +48,72 @@ def sync(copy: TrialDir, near: Runs) -> int:
 
 def test_it_becomes_a_sweep_of_its_own_once(copy: TrialDir, near: Runs, capfd: Said) -> None:
     assert sync(copy, near) == 0
-    assert capfd.readouterr().out.splitlines()[-1].split() == [f"trial-{KEY[:8]}", "1", "0", "0", "0", "yes"]
+    assert capfd.readouterr().out.splitlines()[-1].split() == [
+        f"trial-{copy.key[:8]}",
+        "1",
+        "0",
+        "0",
+        "0",
+        "yes",
+    ]
     tracked = Tracked(near)
-    before = tracked.ask("SELECT * FROM metrics ORDER BY 1, 2, 3"), tracked.run_of(KEY)
-    assert tracked.status(KEY) == "FINISHED"
-    assert tracked.points(KEY) == expected_points(copy)
-    assert {"checkpoints/best.pt", "spec.yaml"} <= tracked.artifacts(KEY).keys()
-    tags = tracked.tags(tracked.run_of(KEY))
+    before = tracked.ask("SELECT * FROM metrics ORDER BY 1, 2, 3"), tracked.run_of(copy.key)
+    assert tracked.status(copy.key) == "FINISHED"
+    assert tracked.points(copy.key) == expected_points(copy)
+    assert {"checkpoints/best.pt", "spec.yaml"} <= tracked.artifacts(copy.key).keys()
+    tags = tracked.tags(tracked.run_of(copy.key))
     assert tags["formula"].startswith("CE(clean) + 3*KL(")
-    assert tags[f"parapet.sweep.trial-{KEY[:8]}"] == "trades+awp"
+    assert tags[f"parapet.sweep.trial-{copy.key[:8]}"] == "trades"
     assert tags["parapet.configuration"]
 
     assert sync(copy, near) == 0
-    assert capfd.readouterr().out.splitlines()[-1].split() == [f"trial-{KEY[:8]}", "0", "0", "1", "0", "yes"]
-    assert (tracked.ask("SELECT * FROM metrics ORDER BY 1, 2, 3"), tracked.run_of(KEY)) == before
+    assert capfd.readouterr().out.splitlines()[-1].split() == [
+        f"trial-{copy.key[:8]}",
+        "0",
+        "0",
+        "1",
+        "0",
+        "yes",
+    ]
+    assert (tracked.ask("SELECT * FROM metrics ORDER BY 1, 2, 3"), tracked.run_of(copy.key)) == before
     assert tracked.ask("SELECT count(*) FROM runs") == [(2,)]
-    assert [row.state for row in ledger.read(near.sweep(f"trial-{KEY[:8]}").ledger_file)] == ["finished"]
+    assert [row.state for row in ledger.read(near.sweep(f"trial-{copy.key[:8]}").ledger_file)] == ["finished"]
 
 
 def test_the_sweep_that_asked_for_it_hears_of_it(copy: TrialDir, near: Runs, capfd: Said) -> None:
     (digest,) = (file.stem for file in (copy.path / "evaluations").iterdir())
     sweep, other = make_sweep(near), make_sweep(near, "other")
-    ledger.append(sweep.ledger_file, ledger.Row(0, KEY, seed=1, evaluations=[digest], label="mine"))
+    ledger.append(sweep.ledger_file, ledger.Row(0, copy.key, seed=1, evaluations=[digest], label="mine"))
     ledger.append(sweep.ledger_file, ledger.Row(1, "2" * 16, label="waits"))
-    ledger.append(other.ledger_file, ledger.Row(0, KEY, seed=1, evaluations=[digest, "e2"], label="more"))
+    ledger.append(
+        other.ledger_file, ledger.Row(0, copy.key, seed=1, evaluations=[digest, "e2"], label="more")
+    )
     assert sync(copy, near) == 0
     lines = [line.split() for line in capfd.readouterr().out.splitlines()[-2:]]
     assert lines == [["digits", "1", "0", "0", "0", "yes"], ["other", "1", "0", "0", "0", "yes"]]
     assert [row.state for row in ledger.read(sweep.ledger_file)] == ["finished", "open"]
     assert [row.state for row in ledger.read(other.ledger_file)] == ["open"], "e2 is still wanted"
-    tags = Tracked(near).tags(Tracked(near).run_of(KEY))
+    tags = Tracked(near).tags(Tracked(near).run_of(copy.key))
     assert (tags["parapet.sweep.digits"], tags["parapet.sweep.other"]) == ("mine", "more")
 
 
 def test_a_sweep_that_runs_here_is_left_to_itself(copy: TrialDir, near: Runs, capfd: Said) -> None:
     sweep = make_sweep(near)
-    ledger.append(sweep.ledger_file, ledger.Row(0, KEY, seed=1))
+    ledger.append(sweep.ledger_file, ledger.Row(0, copy.key, seed=1))
     with Lock(sweep.lock_file):
         assert sync(copy, near) == 0
     assert "digits: is being run here; its own relay tells MLflow" in capfd.readouterr().out
     assert [row.state for row in ledger.read(sweep.ledger_file)] == ["open"]
-    assert near.trial(KEY).events.exists()
+    assert near.trial(copy.key).events.exists()
 
 
-@pytest.mark.slow
-def test_a_real_trial_can_be_gone_on_with_like_one_of_our_own(
-    tmp_path: Path, near: Runs, capfd: Said
-) -> None:
-    last = EvaluationSpec(attacks=("pgd",), images=20, pgd_steps=2, checkpoint="last")
-    trial = planned(Runs(tmp_path / "far"), spec_of(epochs=1), PGD, last)
-    process = start(trial)
-    assert process.wait(120) == 0
-    assert sync(trial, near) == 0
-    name = f"trial-{trial.key[:8]}"
+def test_it_can_be_gone_on_with_like_one_of_our_own(copy: TrialDir, near: Runs, capfd: Said) -> None:
+    assert sync(copy, near) == 0
+    name = f"trial-{copy.key[:8]}"
     assert main(["sweep", name, "--resume", "--runs", str(near.path)]) == 0
     assert "nothing to run, every trial has ended before" in capfd.readouterr().out
     assert main(["front", name, "--runs", str(near.path)]) == 0
-    assert "pgd-at" in capfd.readouterr().out
+    assert "trades" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -114,9 +123,14 @@ def test_a_real_trial_can_be_gone_on_with_like_one_of_our_own(
         (lambda copy: shutil.rmtree(copy.path / "evaluations"), "evaluations: holds none"),
         (lambda copy: change(copy, {"pgd_steps": 4}), "is not the evaluation that its name says"),
         (lambda copy: change(copy, {"attacks": ["x"]}), ".yaml: attacks: is not what this version"),
-        (lambda copy: (copy.path / "log/x").symlink_to("/etc/passwd"), "is a link"),
+        (lambda copy: (copy.path / "events/x").symlink_to("/etc/passwd"), "is a link"),
         (lambda copy: copy.spec_file.write_text("a: 1"), "is not what this version of parapet reads"),
         (lambda copy: copy.spec_file.write_text("a: [1"), "is no YAML: it was cut off"),
+        (lambda copy: respell(copy, "epochs: 1", "epochs: 4"), "last.pt: is of another spec than"),
+        (lambda copy: copy.path.rename(copy.path.with_name("1" * 16)), "(or the folder was renamed)"),
+        (lambda copy: shutil.rmtree(copy.checkpoints), "there is no such"),
+        (lambda copy: cut(next(copy.outcomes.iterdir())), "outcome"),
+        (lambda copy: cut(copy.events / "1.jsonl"), "end before the training did"),
     ],
 )  # fmt: skip
 def test_a_copy_that_cannot_be_right_is_one_line_and_changes_nothing(
@@ -132,10 +146,10 @@ def test_a_copy_that_cannot_be_right_is_one_line_and_changes_nothing(
 
 def test_a_renamed_folder_is_not_taken_for_what_waits_here(copy: TrialDir, near: Runs, capsys: Said) -> None:
     sweep = make_sweep(near)
-    ledger.append(sweep.ledger_file, ledger.Row(0, KEY, seed=copy.spec().seed + 1))
+    ledger.append(sweep.ledger_file, ledger.Row(0, copy.key, seed=copy.spec().seed + 1))
     assert sync(copy, near) == 2
     assert "is not the trial that sweep digits has by this key" in capsys.readouterr().err
-    assert not near.trial(KEY).path.exists()
+    assert not near.trial(copy.key).path.exists()
 
 
 ALL_PGD = EvaluationSpec(attacks=("pgd",), images=None)
@@ -162,6 +176,8 @@ def test_networks_that_it_began_from_are_named_as_a_sweep_file_names_them(copy: 
     spec = yaml.safe_load(copy.spec_file.read_text())
     spec["helpers"] = {"standard": {"path": "/there/x.pt", "digest": "f" * 64}}
     copy.spec_file.write_text(yaml.safe_dump(spec))
+    for left in (copy.events, copy.outcomes):  # else it would be seen that the spec is another
+        shutil.rmtree(left)
     assert sync_trial.check(copy, near).base["helpers"] == {"standard": {"path": "/there/x.pt"}}
 
 
@@ -171,6 +187,16 @@ def change(copy: TrialDir, facts: dict[str, object]) -> None:
 
 
 def test_a_trial_of_this_store_is_no_copy(copy: TrialDir, near: Runs, capsys: Said) -> None:
-    shutil.copytree(copy.path, near.trial(KEY).path)
-    assert sync(near.trial(KEY), near) == 2
+    shutil.copytree(copy.path, near.trial(copy.key).path)
+    assert sync(near.trial(copy.key), near) == 2
     assert "is in this store already" in capsys.readouterr().err
+
+
+def respell(copy: TrialDir, old: str, new: str) -> None:
+    text = copy.spec_file.read_text()
+    assert old in text
+    copy.spec_file.write_text(text.replace(old, new))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:200])

@@ -241,6 +241,15 @@ def test_on_a_cluster_the_python_is_the_profiles_unless_another_is_named(
     said = capsys.readouterr()
     assert f"python=({sys.executable})" in said.out
     assert "apptainer" not in said.out + said.err
+    words = _words(home, run, "--into", str(tmp_path / "one"), "--cluster")
+    assert f"is prepared for slurm:{profile}; another cluster needs" in fails(capsys, [*words, "local"])
+    (tmp_path / "one" / "batch.sh").write_text("echo one more\n")
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orchestrate.reproduce.running.run", lambda job, cluster, folder: asked.append(cluster))
+        for more in ([f"slurm:{profile}"], None):
+            assert main([*words, *more] if more else words[:-1]) == 1  # nothing has run
+    assert asked == [f"slurm:{profile}"] * 2
 
 
 def test_a_network_that_it_needs_must_be_there(
