@@ -65,3 +65,22 @@ def test_a_job_that_waits_names_slurms_reason_and_its_line(
     line = says(capsys, lab, "start", "--wait", "2")
     assert f"({reason})" in line
     assert field in line
+
+
+def test_a_python_that_is_not_there_is_named_and_not_what_srun_says_of_it(
+    lab: Path, fake: FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end() -> None:
+        while "100" not in fake.states():
+            time.sleep(0.02)
+        [probe] = (lab.parent / "runs/checks").glob("probe-*")
+        missing = "slurmstepd: error: execve(): python3.99: No such file or directory"
+        (probe / "slurm/100_0_log.err").write_text(
+            f"{missing}\nsrun: error: n1: task 0: Exited with exit code 2\n"
+        )
+        fake.job("100", "FAILED")
+
+    threading.Thread(target=end, daemon=True).start()
+    line = says(capsys, lab, "start")
+    assert "python3.99: No such file or directory: " in line
+    assert "srun" not in line
