@@ -42,7 +42,7 @@ class Plan:
             spec = TrialSpec.model_validate(BASE | {"method": {"name": "standard"}, "seed": 0})
             helpers = (Wanted({}, 0, spec, "standard-0", "CE", "standard (helper)"),)
         spec = TrialSpec.model_validate(facts)
-        return Wanted(config, seed, spec, key, "CE", method, helpers, evaluations, 0, 1500, "c1")
+        return Wanted(config, seed, spec, key, "CE", method, helpers, evaluations, 4.5, 1500, "c1")
 
 
 class Told:
@@ -133,6 +133,7 @@ def test_a_row_is_on_disk_with_spec_and_evaluations_before_it_is_handed_out(runs
     assert isinstance(row, Row)
     [written] = ledger.read(agenda.file)
     assert (written.key, written.images, written.configuration) == ("pgd-at-0", 1500, "c1")
+    assert written.cost == 4.5
     trial = runs.trial(row.key)
     assert trial.spec().method.name == "pgd-at"
     assert row.evaluations == ["e7"]

@@ -380,26 +380,3 @@ def test_completion_knows_keys_and_sweeps(tmp_path):
     assert completed("parapet methods tra") == ["trades"]
     assert completed("parapet train trades+aw") == ["trades+awp"]
     assert completed("parapet train trades+awp aw") == []
-
-
-def test_a_sweep_goes_on_where_it_ran_unless_told_otherwise(file, capsys, monkeypatch):
-    lab = Path("lab.yaml").resolve()
-    lab.write_text("time: 60\n")
-    ran_on = []
-    monkeypatch.setattr("orchestrate.driver.run", lambda *_, cluster, **__: ran_on.append(cluster) or 0)
-    noted = Path("runs/sweeps/small/cluster")
-    noted.parent.mkdir(parents=True)
-    sweep = ["sweep", str(file)]
-    assert main(sweep) == 0
-    noted.write_text(f"slurm:{lab}\n")
-    capsys.readouterr()
-    assert main(sweep) == 0
-    assert f"small: on slurm:{lab}, as before (--cluster local runs it here)" in capsys.readouterr().out
-    assert main([*sweep, "--cluster", "local"]) == 0
-    monkeypatch.setenv("RAY_ADDRESS", "here:1")  # in a Ray job
-    assert main(sweep) == 0
-    assert "as before" not in capsys.readouterr().out
-    assert ran_on == ["local", f"slurm:{lab}", "local", "local"]
-    monkeypatch.delenv("RAY_ADDRESS")
-    lab.unlink()
-    assert "there is no such file" in refused(capsys, *sweep)

@@ -231,6 +231,11 @@ def test_stop_asks_a_live_trial_and_says_when_nothing_runs(capsys, trial):
     assert live.wait(timeout=10) == 0
 
 
+def test_what_is_neither_trial_nor_sweep_cannot_be_stopped(capsys, runs):
+    assert "there is no trial 'nosuch'" in (said := refused(capsys, "stop", "nosuch"))
+    assert said.endswith("and no sweep of that name")
+
+
 def test_retry_opens_failed_rows_and_only_those(capsys, runs, trial, monkeypatch):
     calls = []
     monkeypatch.setattr("orchestrate.driver.run", lambda sweep, runs, **_: calls.append(sweep.name) or 0)
@@ -248,6 +253,12 @@ def test_retry_opens_failed_rows_and_only_those(capsys, runs, trial, monkeypatch
     swept.sweep_file.write_text(yaml.safe_dump(content))
     ledger.append(swept.ledger_file, ledger.Row(1, "b" * 16, {"trial": 0}, 1, label="failing"))
     ledger.close(swept.ledger_file, 1, "failed", "crash: boom")
+    swept.cluster_file.write_text(
+        "slurm:/gone/lab.yaml"
+    )  # nothing is opened before it is known where it goes on
+    assert "there is no such file; --cluster says where it goes on" in refused(capsys, "retry", "small")
+    assert [row.state for row in ledger.read(swept.ledger_file)] == ["finished", "failed"]
+    swept.cluster_file.unlink()
     assert "again: bbbbbbbbbbbbbbbb  failing (failed: crash: boom)" in shown(capsys, "retry", "small")
     assert [row.state for row in ledger.read(swept.ledger_file)] == ["finished", "open"]
     assert calls == ["small"]

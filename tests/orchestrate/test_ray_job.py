@@ -135,3 +135,4 @@ def test_a_stopped_job_leaves_no_process_and_the_same_again_ends_well(head: Head
     assert [row.state for row in ledger.read(ledger_file)] == ["finished"]
     assert story(trial.events).attempt == 2
     assert (runs.sweep("stopped").report / "front.png").exists()
+    assert not runs.sweep("stopped").cluster_file.exists(), "its Ray goes; where it ran before stays"

@@ -6,12 +6,16 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from orchestrate.reproduce import batch
+from clusters.base import Cluster, Share
+from orchestrate.reproduce import batch, environment
 from orchestrate.reproduce.batch import Settings, Site, Step
 
 # Writes what it is told and finds in its environment; a trial called "slow" waits for a signal; one called "bad" fails.
@@ -117,6 +121,23 @@ def test_a_profile_gives_its_lines_and_the_scripts_own_come_after(folder: Path) 
     sbatch = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
     commands = [n for n, line in enumerate(lines) if line and not line.startswith("#")]
     assert max(sbatch) < min(commands)  # Slurm reads no further than the first command
+
+
+@pytest.mark.parametrize(
+    ("named", "there", "starts", "doubted"),
+    [
+        (None, "", shlex.quote(sys.executable), False),
+        (None, "apptainer exec a.sif python", "apptainer exec a.sif python", True),
+        (None, sys.executable, sys.executable, False),  # the one whose packages were asked
+        ("/my python", "apptainer exec a.sif python", "'/my python'", False),
+    ],
+)
+def test_which_python_starts_and_when_its_packages_are_in_doubt(
+    named: str | None, there: str, starts: str, doubted: bool
+) -> None:
+    cluster = cast(Cluster, SimpleNamespace(name="slurm:lab", share=Share(1, 0, 1, there)))
+    text, doubt = environment.interpreter(named, cluster)
+    assert (text, bool(doubt)) == (starts, doubted)
 
 
 def test_a_profiles_python_may_be_a_container_and_know_what_the_setup_says(folder: Path) -> None:

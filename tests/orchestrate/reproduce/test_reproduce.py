@@ -271,6 +271,9 @@ def test_mistakes_are_one_line(
 ) -> None:
     near = run[:-1] + ("0" if run[-1] != "0" else "1")
     assert f"there is no run '{near}'; the nearest: {run} (hat" in fails(capsys, _words(home, near))
+    assert "there is no run 'nothing-like-it'; it holds 2 trials" in fails(
+        capsys, _words(home, "nothing-like-it")
+    )
     assert "is a sweep; give the run of one of its trials" in fails(capsys, _words(home, database.parent()))
     assert "give the id of one run" in fails(capsys, ["reproduce", "--runs", str(home / "runs")])
     assert "is no tolerance" in fails(capsys, _words(home, run, "--tolerance", "much"))
