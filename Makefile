@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+# Many processes start here; where Python is told to write no bytecode, each of them would compile all of it again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test pytest test-s3 faults must-show lint format bench bench-gpu setup lock clean
 

@@ -18,13 +18,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from evaluation.files import write_whole
 from training.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FACTS = (
     "key",  # of the trial's spec
@@ -72,7 +75,8 @@ def write(outcome: Outcome, file: Path) -> None:
 
     facts = {name: json.dumps(outcome.facts[name]) for name in FACTS}
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(outcome.columns).replace_schema_metadata(facts), sink)
+    columns = {name: _packed(values) for name, values in outcome.columns.items()}
+    pq.write_table(pa.table(columns).replace_schema_metadata(facts), sink)
     write_whole(file, sink.getvalue().to_pybytes())
 
 
@@ -86,12 +90,36 @@ def read(file: Path) -> Outcome:
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
     try:
-        table = pq.read_table(pa.BufferReader(content))
+        table = pq.ParquetFile(pa.BufferReader(content)).read()
         metadata = table.schema.metadata or {}
         facts = {name: json.loads(metadata[name.encode()]) for name in FACTS}
+        columns = {name: _unpacked(table[name]) for name in table.column_names}
     except (pa.ArrowException, OSError, ValueError, KeyError):
         raise UserError(f"{file}: is damaged or no outcome file; evaluate the checkpoint again") from None
-    missing = [name for name in FIXED if name not in table.column_names]
+    missing = [name for name in FIXED if name not in columns]
     if missing:
         raise UserError(f"{file}: has no column '{missing[0]}'; evaluate the checkpoint again")
-    return Outcome({name: table[name].to_numpy() for name in table.column_names}, facts)
+    return Outcome(columns, facts)
+
+
+# pyarrow's own conversions from and to NumPy import pandas, for which every trial would pay with a tenth of its start.
+
+
+def _packed(values: npt.NDArray[Any]) -> pa.Array:
+    """[N] numbers or truths as a column."""
+    import pyarrow as pa
+
+    if values.dtype == bool:
+        bits = pa.py_buffer(np.packbits(values, bitorder="little"))
+        return pa.Array.from_buffers(pa.bool_(), len(values), [None, bits])
+    numbers = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, numbers])
+
+
+def _unpacked(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """The reverse. Raises ArrowException for anything else, also for a column with gaps."""
+    import pyarrow as pa
+
+    if pa.types.is_boolean(column.type):
+        return _unpacked(column.cast(pa.uint8())).astype(bool)
+    return np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks])

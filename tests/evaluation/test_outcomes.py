@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +55,22 @@ def test_other_programs_can_read_it(tmp_path: Path) -> None:
     assert pq.read_schema(file).metadata[b"key"] == b'"abc"'
 
 
+def test_writing_and_reading_load_no_pandas(tmp_path: Path) -> None:
+    """Which every trial would wait for."""
+    code = """
+    import sys
+    from test_outcomes import *
+    from test_outcomes import _outcome
+    outcomes.write(_outcome(), Path("e.parquet"))
+    assert outcomes.read(Path("e.parquet")).attacks == ("pgd",)
+    assert "pandas" not in sys.modules
+    """
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, env=env, check=True)
+
+
 @pytest.mark.parametrize(
-    "damage", ["missing", "empty", "truncated", "flipped", "text", "folder", "other parquet"]
+    "damage", ["missing", "empty", "truncated", "flipped", "text", "folder", "other parquet", "gaps", "words"]
 )
 def test_an_unreadable_file_is_named_in_one_sentence(tmp_path: Path, damage: str) -> None:
     file = tmp_path / "e.parquet"
@@ -70,6 +87,18 @@ def test_an_unreadable_file_is_named_in_one_sentence(tmp_path: Path, damage: str
             import pyarrow.parquet as pq
 
             pq.write_table(pa.table({"x": [1]}), file)
+        case "gaps" | "words":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            whole, put = pq.read_table(file), [None if damage == "gaps" else "x"] * 100
+            column = whole.column_names.index("pgd")
+            pq.write_table(
+                whole.set_column(
+                    column, "pgd", pa.array(put, pa.bool_() if damage == "gaps" else pa.string())
+                ),
+                file,
+            )
         case _:
             half = len(content) // 2
             bent = {"empty": b"", "truncated": content[:half], "text": b"index,label\n0,1\n"}

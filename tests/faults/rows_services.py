@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 
-from stage import SLOW, Stage
+from stage import Stage
+from sweep_process import SLOW
 
 FORGETFUL = """
 said=$($REAL "$@") || exit 1

@@ -9,7 +9,8 @@ import time
 import record
 from real_slurm import NODES
 from rows_services import AWAY_S
-from stage import SLOW, Stage
+from stage import Stage
+from sweep_process import SLOW
 
 URGENT = ("sbatch", "--parsable", "--partition=high", "--exclusive", f"--nodes={NODES}", "--wrap=sleep 1")
 

@@ -24,22 +24,13 @@ import record
 import yaml
 from checker import Finding, check
 from real_slurm import RealSlurm
-from sweep_process import Sweep, sweep_file
+from sweep_process import Sweep, inside, sweep_file
 from watch import Watch
 
 from orchestrate.runs import Runs
 
 EPOCHS = 160  # some 4 s
 TRIALS = [{"method": {"name": "pgd-at"}}, {"method": {"name": "trades", "beta": 1}}]
-SLOW = """
-import os, sys, time
-if "orchestrate.trial" in sys.orig_argv:
-    write = os.write
-    def slow(descriptor, data):
-        time.sleep(0.5 if data.startswith(b'{"event": "epoch"') else 0)
-        return write(descriptor, data)
-    os.write = slow
-"""  # for inside(): half a second more for each epoch
 LONGEST_S = 600.0  # for anything that is waited for
 
 
@@ -85,6 +76,7 @@ class Stage:
         folder.mkdir(parents=True)
         self.folder, self.site, self.name = folder, site, name
         self.runs = folder / "runs"
+        self.epochs = EPOCHS
         self.store: Path | None = None
         self.sweeps: list[Sweep] = []
         self.watch = Watch(self.runs)
@@ -113,11 +105,11 @@ class Stage:
 
     # what is run
 
-    def write(self, epochs: int = EPOCHS, **changes: Any) -> Path:
+    def write(self, epochs: int | None = None, **changes: Any) -> Path:
         """The sweep file: two trials unless said otherwise."""
         file = sweep_file(self.folder, self.name, **{"trials": TRIALS} | changes)
         content = yaml.safe_load(file.read_text())
-        content["base"]["train"]["epochs"] = epochs
+        content["base"]["train"]["epochs"] = epochs or self.epochs
         file.write_text(yaml.safe_dump(content))
         return file
 
@@ -172,10 +164,7 @@ class Stage:
 
     def inside(self, text: str) -> None:
         """Run lines of Python at the start of every process; those of trials have ``orchestrate.trial`` in argv."""
-        place = self.folder / "inside"
-        place.mkdir(exist_ok=True)
-        (place / "sitecustomize.py").write_text(textwrap.dedent(text))
-        self.env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")]))
+        self.env |= inside(self.folder, text)
 
     def kill_training(self, key: str) -> None:
         [pid] = self.pids(key)

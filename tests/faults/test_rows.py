@@ -10,7 +10,8 @@ from real_slurm import RealSlurm
 from rows_driver import killed_during_submission, refused
 from rows_services import FORGETFUL, NO_ACCOUNTING
 from rows_training import TORN
-from stage import EPOCHS, Stage, Undisturbed
+from stage import Stage, Undisturbed
+from sweep_process import SLOW
 from table import BEGIN, END, Line, play, put, written
 
 pytestmark = pytest.mark.slow
@@ -18,6 +19,8 @@ pytestmark = pytest.mark.slow
 
 def driver_killed_during_submission_and_two_drivers(stage: Stage) -> None:
     """driver killed during submission, and two drivers started on what goes on"""
+    stage.inside(SLOW)
+    stage.epochs = 12  # of half a second
     killed_during_submission(stage, meanwhile=refused)
 
 
@@ -26,8 +29,8 @@ def jobs_torn_requeued_and_killed_without_sacct(stage: Stage) -> None:
     stage.settings["accounting"] = False
     stage.shim("sacct", NO_ACCOUNTING)
     stage.shim("squeue", FORGETFUL)
-    stage.inside(TORN)
-    stage.write(epochs=2 * EPOCHS, limits={"checkpoint_minutes": 0.01})
+    stage.inside(TORN + SLOW)
+    stage.write(epochs=40, limits={"checkpoint_minutes": 0.01})
     sweep = stage.start()
     stage.until(lambda: [trial.attempts for trial in stage.trials().values()] == [2, 2])
     assert all(trial.of("started")[1]["resumes_at"] > [0, 0] for trial in stage.trials().values())

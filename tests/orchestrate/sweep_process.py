@@ -9,6 +9,7 @@ import os
 import secrets
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ from orchestrate.events import Story, story
 from orchestrate.runs import Runs, TrialDir
 
 MARK = "PARAPET_TEST_MARK"
+SLOW = """
+import os, sys, time
+if "orchestrate.trial" in sys.orig_argv:
+    write = os.write
+    def slow(descriptor, data):
+        time.sleep(0.5 if data.startswith(b'{"event": "epoch"') else 0)
+        return write(descriptor, data)
+    os.write = slow
+"""  # for inside(): half a second more for each epoch, in which it takes no core
 
 
 def sweep_file(folder: Path, name: str = "tiny", **changes: Any) -> Path:
@@ -43,6 +53,17 @@ def sweep_file(folder: Path, name: str = "tiny", **changes: Any) -> Path:
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(content | changes))
     return file
+
+
+def inside(folder: Path, text: str) -> dict[str, str]:
+    """Settings with which lines of Python run at the start of every process; trials have ``orchestrate.trial`` in argv.
+
+    With SLOW a sweep lasts as long as what is done to it needs, however fast the machine, and disturbs nothing else.
+    """
+    place = folder / "inside"
+    place.mkdir(exist_ok=True)
+    (place / "sitecustomize.py").write_text(textwrap.dedent(text))
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")]))}
 
 
 class Sweep:

@@ -16,6 +16,7 @@ import pytest
 from small_trials import until
 from sweep_process import sweep_file
 
+from clusters.process import users_of
 from orchestrate import ledger
 from orchestrate.events import story
 from orchestrate.runs import Runs
@@ -79,11 +80,13 @@ class Head:
         return found
 
     def end(self) -> None:
+        """Kill all of it. Its agents change their titles and then have only open files; left alone they take a core."""
         for _ in range(50):
-            for pid in self.alive(""):
+            left = {*self.alive(""), *(user.pid for user in users_of(self.scratch))}
+            for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            if not self.alive(""):
+            if not left:
                 break
             time.sleep(0.1)
         shutil.rmtree(self.scratch, ignore_errors=True)

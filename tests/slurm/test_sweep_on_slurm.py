@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from real_slurm import RealSlurm
 from small_trials import until
-from sweep_process import Sweep, sweep_file
+from sweep_process import SLOW, Sweep, inside, sweep_file
 
 from clusters.base import recorded
 from orchestrate.events import read, story
@@ -19,7 +19,7 @@ from orchestrate.runs import Runs
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 600  # some 15 s: longer than a driver needs to come back
+EPOCHS = 120  # a minute, with SLOW: longer than a driver needs to come back
 TRIALS = [{"method": {"name": "pgd-at"}}, {"method": {"name": "trades", "beta": 1}}]
 
 
@@ -48,7 +48,8 @@ def test_a_killed_driver_leaves_its_jobs_to_the_next_and_ctrl_c_ends_them(
     file.write_text(file.read_text().replace("epochs: 60", f"epochs: {EPOCHS}"))
     runs, where = Runs(with_tables(tmp_path / "runs")), ("--cluster", f"slurm:{profile}")
 
-    started.append(Sweep(file, runs, *where))
+    slow = inside(tmp_path, SLOW)
+    started.append(Sweep(file, runs, *where, **slow))
     first = started[-1]
     until(lambda: len(first.rows()) == 2 and all(first.story(label).epochs for label in _labels(first)), 180)
     labels = _labels(first)
