@@ -5,7 +5,7 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 # Many processes start here; where Python is told to write no bytecode, each of them would compile all of it again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test pytest test-s3 faults must-show lint format bench bench-gpu setup lock clean
+.PHONY: demo test pytest test-slurm test-s3 faults must-show lint format bench bench-gpu setup lock clean
 
 demo: setup
 	$(BIN)/parapet sweep sweeps/digits.yaml
@@ -17,6 +17,10 @@ test: setup
 
 pytest: setup
 	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8
+
+# What needs a real Slurm, whose Debian packages are installed where that is allowed: jobs, sweeps, faults. Much of it waits.
+test-slurm: setup
+	PARAPET_TEST_SLURM=1 $(THREADS) $(BIN)/python -m pytest -n 2 tests/slurm tests/faults
 
 # A sweep on a real S3 server whose node vanishes.
 test-s3: setup

@@ -12,10 +12,7 @@ from typing import Any
 import pytest
 
 # Tests that one worker runs, as they share what takes long to start. Elsewhere those are the tests of one file,
-TOGETHER = {
-    "tests/slurm/": "slurm",
-    "tests/faults/test_rows.py": "slurm",
-}
+TOGETHER = {"tests/slurm/": "slurm"}
 # but for files of which each test is long, and shares nothing with the others.
 APART = ("tests/orchestrate/test_driver.py", "tests/orchestrate/test_driver_kill.py")
 

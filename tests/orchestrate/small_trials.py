@@ -62,7 +62,7 @@ def until(true: Callable[[], Any], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def runs_in(folder: Path) -> Runs:

@@ -1,6 +1,7 @@
 """``ray job submit -- parapet sweep``: on a real Ray head, with a true exit code, and stopped without a trace."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from small_trials import until
-from sweep_process import sweep_file
+from sweep_process import SLOW, inside, sweep_file
 
 from clusters.process import users_of
 from orchestrate import ledger
@@ -118,11 +119,11 @@ def test_a_job_with_a_failed_trial_fails(head: Head) -> None:
 
 
 def test_a_stopped_job_leaves_no_process_and_the_same_again_ends_well(head: Head) -> None:
-    trials = [{"method": {"name": "pgd-at"}, "train": {"epochs": 300}}]
-    file = sweep_file(head.folder, "stopped", trials=trials)
+    file = sweep_file(head.folder, "stopped", trials=[{"method": {"name": "pgd-at"}}])
     runs = Runs(head.folder / "runs")
     words = ("--working-dir", ".", "--", "parapet", "sweep", file.name, "--runs", str(runs.path))
-    assert head.job("submit", "--submission-id", "s1", "--no-wait", *words).returncode == 0
+    slow = ("--runtime-env-json", json.dumps({"env_vars": inside(head.folder, SLOW)}))
+    assert head.job("submit", "--submission-id", "s1", "--no-wait", *slow, *words).returncode == 0
     ledger_file = runs.sweep("stopped").ledger_file
     until(lambda: bool(ledger.read(ledger_file)), 120)
     trial = runs.trial(ledger.read(ledger_file)[0].key)

@@ -1,6 +1,7 @@
 """One real Slurm for all tests of a process that need it, whichever folder they are in."""
 
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -10,16 +11,26 @@ from pathlib import Path
 import pytest
 from real_slurm import INSTALL, BringUpError, RealSlurm, install, missing
 
+from orchestrate.locks import Lock
+
 _running: list[RealSlurm] = []
 
 
 @contextlib.contextmanager
 def shared_site() -> Iterator[RealSlurm]:
-    """The Slurm, started by who asks first, and stopped when he has done. Skips where it cannot be installed."""
+    """The Slurm, started by who asks first, and stopped when he has done. Skips where it cannot be installed.
+
+    Its tests want minutes, and packages of the system's: they have a command of their own.
+    """
+    if "PARAPET_TEST_SLURM" not in os.environ:
+        pytest.skip("make test-slurm runs them, on a real Slurm")
     if _running:
         yield _running[0]
         return
-    install()
+    with Lock(
+        Path(tempfile.gettempdir()) / f"parapet-tests-{os.getuid()}.lock", wait_s=600
+    ):  # one apt-get at a time
+        install()
     if missing():
         pytest.skip(f"these tests need a real Slurm: {INSTALL}")
     slurm = _started()
