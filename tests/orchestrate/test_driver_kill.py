@@ -130,11 +130,11 @@ def test_two_sweeps_at_once_share_what_they_have_in_common(
     tmp_path: Path, start: Callable[..., Sweep]
 ) -> None:
     runs = Runs(tmp_path / "runs")
-    trials = [{"method": {"name": "pgd-at"}}, {"method": {"name": "trades", "beta": 1}}]
-    one = start(sweep_file(tmp_path, "one"), runs)
-    two = start(sweep_file(tmp_path, "two", trials=trials), runs)
+    shared, own, other = ({"method": name} for name in ("pgd-at", "standard", "trades"))
+    one = start(sweep_file(tmp_path, "one", trials=[shared, own]), runs)
+    two = start(sweep_file(tmp_path, "two", trials=[shared, other]), runs)
     assert one.wait() == 0, one.said
     assert two.wait() == 0, two.said
-    assert_whole(runs, "one", "two", trials=4)
+    assert_whole(runs, "one", "two", trials=3)
     starts = [e for trial in runs.trials() for e in read(trial.events) if e["event"] == "started"]
-    assert len([s for s in starts if s["resumes_at"] == [0, 0]]) == 4
+    assert len([s for s in starts if s["resumes_at"] == [0, 0]]) == 3

@@ -103,10 +103,15 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 def test_a_relative_store_is_refused(head: Head) -> None:
     submit = ("submit", "--working-dir", ".", "--", "parapet", "sweep", sweep_file(head.folder).name)
-    until(lambda: "No available agent" not in head.job(*submit).stderr, 120)
-    refused = head.job(*submit)
-    assert refused.returncode == 1
-    assert "--runs: 'runs' is relative" in refused.stdout
+    answers: list[subprocess.CompletedProcess[str]] = []
+
+    def taken() -> bool:
+        answers.append(head.job(*submit))
+        return "No available agent" not in answers[-1].stderr
+
+    until(taken, 120)
+    assert answers[-1].returncode == 1
+    assert "--runs: 'runs' is relative" in answers[-1].stdout
 
 
 def test_a_job_with_a_failed_trial_fails(head: Head) -> None:
