@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ray import tune
-
 from clusters.process import Process
+from orchestrate.loading import loading
 from orchestrate.runner import Report, Runner, Task
 from orchestrate.storage.node import here
+
+with loading("ray.tune"):
+    from ray import tune
 
 PROXY_CPUS = 0.01  # of an actor that only follows a job elsewhere
 

@@ -36,6 +36,7 @@ from orchestrate.attendant import TOLD_S, Attendant
 from orchestrate.budget import Budget
 from orchestrate.interruption import Interrupted, listening
 from orchestrate.ledger import Row
+from orchestrate.loading import loading
 from orchestrate.locks import Lock, LockHeld
 from orchestrate.plan import Planner, on_a_cluster
 from orchestrate.ray_session import ray_session, scratch_folder
@@ -166,7 +167,9 @@ class _Driver:
                     file=sys.stderr,
                 )
             from orchestrate.live import Live
-            from orchestrate.tune_search import TuneSearch, scheduler, tuner
+
+            with loading("ray.tune"):
+                from orchestrate.tune_search import TuneSearch, scheduler, tuner
 
             if self.elsewhere is not None and suits(self.sweep):
 

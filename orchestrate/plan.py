@@ -20,6 +20,7 @@ from evaluation.spec import EvaluationSpec
 from orchestrate import configuration, helpers
 from orchestrate.imports import Imports
 from orchestrate.labels import Labels, head, placed
+from orchestrate.loading import loading
 from orchestrate.runs import Runs
 from orchestrate.search import Config, name_of, proposer
 from orchestrate.sweep_file import Sweep, dotted, explain, probes
@@ -144,8 +145,9 @@ class Planner:
 
     def _resolved(self, spec: TrialSpec) -> Wanted:
         """A trial without a place in the sweep. Messages begin with the path of a field of the spec."""
-        from training import extensions
-        from training.resolve import check_start, cost, formula, needed_helpers, resolve
+        with loading("torch"):
+            from training import extensions
+            from training.resolve import check_start, cost, formula, needed_helpers, resolve
 
         spec = resolve(_with_root(spec), where="")
         data = self._data_of(spec)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrate.interruption import Interrupted, listen
+from orchestrate.loading import loading
 from orchestrate.plan import on_a_cluster
 
 ENVIRONMENT = {  # of Ray and Tune; what the user sets wins
@@ -50,7 +51,8 @@ def ray_session(scratch: Path) -> Iterator[Mapping[str, float]]:
         os.environ |= {LOOPBACK: "0", WORKERS_AHEAD: "0"} | _password(scratch)
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": str(scratch)}
         options |= {"object_store_memory": OBJECT_STORE}
-    import ray
+    with loading("ray"):
+        import ray
 
     try:
         ray.init(**options)

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from clusters.base import ON_REQUEST, STOPPED, submitted
 from orchestrate.events import EventWriter, story
+from orchestrate.loading import loading
 from orchestrate.locks import Lock, LockHeld
 from orchestrate.runs import Runs, TrialDir, read_yaml
 from training.errors import Diverged, Stopped, UserError
@@ -188,10 +189,11 @@ class Attempt:
     def run(self) -> None:
         """Train if need be, evaluate what is wanted. Raises what went wrong."""
         told = story(self.trial.events)  # of the attempts before this one
-        import torch
+        with loading("torch"):
+            import torch
 
-        from training import checkpoint, extensions
-        from training import data as images
+            from training import checkpoint, extensions
+            from training import data as images
 
         torch.set_num_threads(self.settings.threads)
         device = _device(self.settings.device)

@@ -1,5 +1,6 @@
 """What holds for every test."""
 
+import gc
 import os
 import shutil
 import signal
@@ -56,6 +57,14 @@ def with_tables(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pa
         return runs
 
     return put
+
+
+gc.disable()  # until everything is imported, as in orchestrate.loading
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

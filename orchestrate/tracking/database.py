@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+from orchestrate.loading import loading
 from orchestrate.locks import Lock, LockHeld
 from orchestrate.runs import Runs
 from training.errors import UserError
@@ -51,7 +52,7 @@ def prepare(runs: Runs) -> MlflowClient:
     """
     where = uri(runs)
     quieten()
-    with _usable(runs):
+    with loading("mlflow"), _usable(runs):
         runs.path.mkdir(parents=True, exist_ok=True)
         with Lock(runs.path / "mlflow.lock", wait_s=INITIALISING_S):
             _probe(where)

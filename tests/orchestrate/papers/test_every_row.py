@@ -26,7 +26,7 @@ from training.spec import Choice, TrialSpec
 
 ROWS = {row.id: row for one in sheet.all_sheets() for row in one.rows}
 TRAINED = {name: row for name, row in ROWS.items() if row.sections is not None}
-STEPS, SEARCH, BATCH = 2, 1, 4
+STEPS, SEARCH, BATCH = 2, 1, 2
 NARROW = {"resnet": {"width": 4}, "preact": {"width": 4}, "wrn": {"width": 2}, "lbgat": {"width": 4}}
 # Networks that no paper's numbers depend on are what they are.
 SMALL = ("toy-mlp", "mlp", "small-cnn")
