@@ -47,6 +47,7 @@ bench: setup
 	$(THREADS) $(BIN)/python tests/bench/sweeps.py
 	$(THREADS) $(BIN)/python tests/bench/slurm.py
 	$(THREADS) $(BIN)/python tests/bench/tracking.py
+	$(THREADS) $(BIN)/python tests/bench/start.py
 
 bench-gpu: setup
 	PYTHONPATH=. $(BIN)/python tests/bench/gpu.py

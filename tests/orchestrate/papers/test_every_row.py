@@ -26,7 +26,7 @@ from training.spec import Choice, TrialSpec
 
 ROWS = {row.id: row for one in sheet.all_sheets() for row in one.rows}
 TRAINED = {name: row for name, row in ROWS.items() if row.sections is not None}
-STEPS, SEARCH, BATCH = 2, 1, 2
+STEPS, SEARCH = 2, 1
 NARROW = {"resnet": {"width": 4}, "preact": {"width": 4}, "wrn": {"width": 2}, "lbgat": {"width": 4}}
 # Networks that no paper's numbers depend on are what they are.
 SMALL = ("toy-mlp", "mlp", "small-cnn")
@@ -167,7 +167,7 @@ def narrow(spec: TrialSpec) -> TrialSpec:
     """The same method, model and recipe, with few channels, a batch of few images, and short searches."""
     facts = spec.dump()
     facts["model"] |= _width(spec.model)
-    facts["train"] |= {"batch_size": BATCH}
+    facts["train"] |= {"batch_size": 2 if spec.data.extra is None else 4}  # some of both
     facts["attack"]["steps"] = SEARCH + ("fat" in spec.method.with_)  # FAT ends searches early
     facts["data"] |= {
         "val": 0.25,
@@ -194,10 +194,11 @@ def training_of(spec: TrialSpec, folder: Path) -> Training:
         pixels = torch.randint(256, (count, *shape), generator=draw, dtype=torch.uint8)
         return pixels, torch.arange(count) % classes
 
-    extra = Extra(*images(4 * BATCH), spec.data.extra.share) if spec.data.extra else None
+    batch = spec.train.batch_size
+    extra = Extra(*images(4 * batch), spec.data.extra.share) if spec.data.extra else None
     middle = (0.5,) * shape[0]
     data = Dataset(
-        Images(*images(4 * BATCH), extra), Images(*images(BATCH)), classes, middle, middle, spec.data.name
+        Images(*images(4 * batch), extra), Images(*images(batch)), classes, middle, middle, spec.data.name
     )
     method, helpers = build_method(spec.method, spec.attack), {}
     for helper in method.helpers:
