@@ -109,6 +109,8 @@ def _packed(values: npt.NDArray[Any]) -> pa.Array:
     """[N] numbers or truths as a column."""
     import pyarrow as pa
 
+    assert values.ndim == 1
+    assert values.dtype.isnative
     if values.dtype == bool:
         bits = pa.py_buffer(np.packbits(values, bitorder="little"))
         return pa.Array.from_buffers(pa.bool_(), len(values), [None, bits])
@@ -122,4 +124,5 @@ def _unpacked(column: pa.ChunkedArray) -> npt.NDArray[Any]:
 
     if pa.types.is_boolean(column.type):
         return _unpacked(column.cast(pa.uint8())).astype(bool)
-    return np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks])
+    chunks = column.chunks or [pa.array([], column.type)]
+    return np.concatenate([np.from_dlpack(chunk) for chunk in chunks])

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def loading(library: str) -> Iterator[None]:
-    """A block in which PyTorch, Ray or MLflow is imported, perhaps for the first time: a third of the time is saved.
+    """A block in which PyTorch, Ray or MLflow is imported, perhaps for the first time.
 
     They make hundreds of thousands of objects, all of which stay. So garbage is collected afterwards again, but
     never among what there was by then; a good part of what is saved is that of the process's end, where Python looks

@@ -77,6 +77,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Workers take files, in the order above, but for TOGETHER and APART. (xdist's own groups fail with pytest 9.2.)"""
     from xdist.scheduler import LoadScopeScheduling
 
+    gc.enable()  # this process collects no tests
+
     places = (*TOGETHER, *APART)
     assert all((config.rootpath / place).exists() for place in places), (
         "a place in TOGETHER or APART has moved"

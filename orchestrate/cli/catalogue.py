@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from orchestrate.cli.common import ImportOption, complete_method, load_imports, table
+from orchestrate.loading import loading
 from training.errors import UserError
 
 
@@ -39,7 +40,8 @@ def methods(
 
 
 def _list(setups: bool) -> None:
-    from orchestrate import catalogue
+    with loading("torch"):
+        from orchestrate import catalogue
 
     table(("method", "loss", "parameters", "source", "summary"), catalogue.recipes())
     print()
@@ -54,8 +56,9 @@ def _list(setups: bool) -> None:
 
 
 def _describe(name: str, overrides: list[str]) -> None:
-    from orchestrate import catalogue
-    from training.recipes import MODIFIERS, RECIPES
+    with loading("torch"):
+        from orchestrate import catalogue
+        from training.recipes import MODIFIERS, RECIPES
 
     alone = name in MODIFIERS.entries and name not in RECIPES.entries and not overrides
     found = catalogue.describe_modifier(name) if alone else catalogue.describe(name, overrides)

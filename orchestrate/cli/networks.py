@@ -20,6 +20,7 @@ from orchestrate.cli.common import (
     percent,
     table,
 )
+from orchestrate.loading import loading
 from orchestrate.runs import Runs, TrialDir, locate, write_whole
 from training.errors import UserError
 
@@ -44,11 +45,12 @@ def evaluate(
     Files of their user's own that trials of --runs were trained with are found there; for any other checkpoint give
     them with --import.
     """
-    import torch
+    with loading("torch"):
+        import torch
 
-    import evaluation.run as evaluator
-    from training.checkpoint import load_network
-    from training.data import load
+        import evaluation.run as evaluator
+        from training.checkpoint import load_network
+        from training.data import load
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     load_imports(imports)

@@ -52,13 +52,16 @@ def prepare(runs: Runs) -> MlflowClient:
     """
     where = uri(runs)
     quieten()
-    with loading("mlflow"), _usable(runs):
+    with loading("mlflow"):
+        import mlflow.tracking
+
+        if not is_server(where):
+            import mlflow.store.tracking.sqlalchemy_store
+    with _usable(runs):
         runs.path.mkdir(parents=True, exist_ok=True)
         with Lock(runs.path / "mlflow.lock", wait_s=INITIALISING_S):
             _probe(where)
-            from mlflow.tracking import MlflowClient
-
-            client = MlflowClient(where)
+            client = mlflow.tracking.MlflowClient(where)
             client.search_experiments(max_results=1)
     return client
 

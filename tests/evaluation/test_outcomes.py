@@ -33,16 +33,21 @@ def _outcome(rows: int = 4) -> Outcome:
     return Outcome(columns, dict.fromkeys(FACTS) | {"key": "abc", "threat": {"norm": "l2", "eps": 0.5}})
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [0, 4, 1001])
+def test_what_is_written_is_read(tmp_path: Path, rows: int) -> None:
     file = tmp_path / "outcomes" / "e.parquet"
-    outcomes.write(_outcome(), file)
+    outcomes.write(_outcome(rows), file)
     back = outcomes.read(file)
     assert back.facts == _outcome().facts
-    for name, column in _outcome().columns.items():
+    for name, column in _outcome(rows).columns.items():
         assert back.columns[name].dtype == column.dtype
         assert np.array_equal(back.columns[name], column)
     assert back.attacks == ("pgd",)
-    assert back.metrics() == {"clean": 1.0, "robust": 0.5, "pgd": 0.5}
+
+
+def test_accuracies_are_parts_of_all_images(tmp_path: Path) -> None:
+    outcomes.write(_outcome(), tmp_path / "e.parquet")
+    assert outcomes.read(tmp_path / "e.parquet").metrics() == {"clean": 1.0, "robust": 0.5, "pgd": 0.5}
 
 
 def test_other_programs_can_read_it(tmp_path: Path) -> None:

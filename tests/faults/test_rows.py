@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def driver_killed_during_submission_and_two_drivers(stage: Stage) -> None:
     """driver killed during submission, and two drivers started on what goes on"""
     stage.inside(SLOW)
-    stage.epochs = 12  # of half a second
+    stage.epochs = 40  # of half a second
     killed_during_submission(stage, meanwhile=refused)
 
 

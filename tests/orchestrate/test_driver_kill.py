@@ -130,9 +130,9 @@ def test_two_sweeps_at_once_share_what_they_have_in_common(
     tmp_path: Path, start: Callable[..., Sweep]
 ) -> None:
     runs = Runs(tmp_path / "runs")
-    shared, own, other = ({"method": name} for name in ("pgd-at", "standard", "trades"))
-    one = start(sweep_file(tmp_path, "one", trials=[shared, own]), runs)
-    two = start(sweep_file(tmp_path, "two", trials=[shared, other]), runs)
+    hat = {"name": "hat", "beta": 2.5, "gamma": 0.5}
+    one = start(sweep_file(tmp_path, "one", trials=[{"method": "pgd-at"}, {"method": hat}]), runs)
+    two = start(sweep_file(tmp_path, "two", trials=[{"method": "pgd-at"}, {"method": "standard"}]), runs)
     assert one.wait() == 0, one.said
     assert two.wait() == 0, two.said
     assert_whole(runs, "one", "two", trials=3)

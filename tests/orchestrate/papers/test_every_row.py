@@ -167,7 +167,9 @@ def narrow(spec: TrialSpec) -> TrialSpec:
     """The same method, model and recipe, with few channels, a batch of few images, and short searches."""
     facts = spec.dump()
     facts["model"] |= _width(spec.model)
-    facts["train"] |= {"batch_size": 2 if spec.data.extra is None else 4}  # some of both
+    facts["train"] |= {
+        "batch_size": 2 if spec.data.extra is None else 4
+    }  # the batch has images of both kinds
     facts["attack"]["steps"] = SEARCH + ("fat" in spec.method.with_)  # FAT ends searches early
     facts["data"] |= {
         "val": 0.25,
