@@ -1,4 +1,4 @@
-"""CPU seconds of short commands, beside what they are where garbage is collected while large libraries load.
+"""CPU seconds and memory of short commands, beside those where garbage is collected while large libraries load.
 
     python tests/bench/start.py [--pairs 9]
 
@@ -34,8 +34,8 @@ gc.freeze = lambda: None
 RUN = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__')"
 
 
-def seconds(words: list[str], before: str = "") -> float:
-    """CPU time, of user and system, of ``python -m`` with these words, after lines of Python."""
+def cost(words: list[str], before: str = "") -> tuple[float, float]:
+    """CPU seconds and largest resident MB of ``python -m`` with these words, after lines of Python."""
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", before + RUN, *words],
@@ -45,7 +45,7 @@ def seconds(words: list[str], before: str = "") -> float:
     )
     _, code, used = os.wait4(process.pid, 0)
     assert code == 0, f"{' '.join(words)} failed"
-    return used.ru_utime + used.ru_stime
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -77,16 +77,19 @@ def main() -> None:
                 anew,
             ),
         ]
-        print(f"{'':8}{'ours s':>8}{'plain s':>9}{'ratio':>7}   medians of {pairs}")
+        print(
+            f"{'':8}{'ours s':>8}{'plain s':>9}{'ratio':>7}{'ours MB':>9}{'plain MB':>10}   medians of {pairs}"
+        )
         for title, words, prepare in cases:
-            took: dict[str, list[float]] = {"": [], PLAIN: []}
-            seconds(words)
+            took: dict[str, list[tuple[float, float]]] = {"": [], PLAIN: []}
+            cost(words)
             for _ in range(pairs):
-                for before, times in took.items():
+                for before, costs in took.items():
                     prepare()
-                    times.append(seconds(words, before))
-            ours, plain = (statistics.median(times) for times in took.values())
-            print(f"{title:8}{ours:8.2f}{plain:9.2f}{ours / plain:7.2f}", flush=True)
+                    costs.append(cost(words, before))
+            ours, plain = (statistics.median(seconds for seconds, _ in costs) for costs in took.values())
+            here, there = (statistics.median(memory for _, memory in costs) for costs in took.values())
+            print(f"{title:8}{ours:8.2f}{plain:9.2f}{ours / plain:7.2f}{here:9.0f}{there:10.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     until(lambda: one.job("list").returncode == 0, 60)
     yield one
     one.end()
+    assert not users_of(one.scratch)
 
 
 def test_a_relative_store_is_refused(head: Head) -> None:

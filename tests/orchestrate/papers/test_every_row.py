@@ -167,9 +167,8 @@ def narrow(spec: TrialSpec) -> TrialSpec:
     """The same method, model and recipe, with few channels, a batch of few images, and short searches."""
     facts = spec.dump()
     facts["model"] |= _width(spec.model)
-    facts["train"] |= {
-        "batch_size": 2 if spec.data.extra is None else 4
-    }  # the batch has images of both kinds
+    kinds = 1 if spec.data.extra is None else 2  # of images, both of which are in a batch
+    facts["train"] |= {"batch_size": 2 * kinds}
     facts["attack"]["steps"] = SEARCH + ("fat" in spec.method.with_)  # FAT ends searches early
     facts["data"] |= {
         "val": 0.25,
