@@ -52,14 +52,13 @@ class Head:
         self.env.pop("RAY_ADDRESS", None)
         ports = ["--port", str(free_port()), "--dashboard-port", self.address.rpartition(":")[2]]
         ports += ["--dashboard-agent-listen-port", str(free_port()), "--dashboard-host", "127.0.0.1"]
-        command = [RAY, "start", "--head", "--node-ip-address", "127.0.0.1", "--num-cpus", "2", *ports]
-        subprocess.run(
-            [*command, "--temp-dir", self.scratch, "--disable-usage-stats"],
-            env=self.env,
-            check=True,
-            capture_output=True,
-            timeout=90,
-        )
+        self.command = [RAY, "start", "--head", "--node-ip-address", "127.0.0.1", "--num-cpus", "2", *ports]
+        self.command += ["--temp-dir", str(self.scratch), "--disable-usage-stats"]
+
+    def start(self) -> None:
+        """Returns when it takes jobs. Raises SubprocessError or AssertionError; what there is then, ``end`` ends."""
+        subprocess.run(self.command, env=self.env, check=True, capture_output=True, timeout=90)
+        until(lambda: self.job("list").returncode == 0, 60)
 
     def job(self, *words: str) -> "subprocess.CompletedProcess[str]":
         command = [RAY, "job", words[0], "--address", self.address, *words[1:]]
@@ -95,11 +94,23 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    one = Head(tmp_path_factory.mktemp("head"))
-    until(lambda: one.job("list").returncode == 0, 60)
+    one = _started(tmp_path_factory.mktemp("head"))
     yield one
     one.end()
     assert not users_of(one.scratch)
+
+
+def _started(folder: Path) -> Head:
+    """Tried twice, as one of its ports may be taken meanwhile: its dashboard then ends, and no job is taken."""
+    one = Head(folder)
+    try:
+        one.start()
+    except (subprocess.SubprocessError, AssertionError) as error:
+        print(f"once more: {error}", file=sys.stderr)
+        one.end()
+        one = Head(folder)
+        one.start()
+    return one
 
 
 def test_a_relative_store_is_refused(head: Head) -> None:
